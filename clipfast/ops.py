@@ -1,0 +1,298 @@
+"""The contract between the model and every backend: one documented callable per fused operation.
+
+Symbols: B sequences of the batch, T packed rows (all sequences' tokens one after another, no padding), D width,
+H heads, Dh = D / H, L tokens of a sequence, R image size, P patch size, E embedding width.
+
+Rules that hold for every operation:
+- Arguments are on one device; matrices have unit stride in the last axis; any other stride is allowed.
+- Statistics, softmax and logits are computed in at least float32, whatever the storage dtype.
+- Outputs are new tensors. Same input, same bits, twice. Empty batches (B = 0) give empty outputs.
+- The softmax scale is folded into the query weights (`parameters.Block`), so attention does not scale.
+- The residual stream may be wider than the weights (float32 beside bfloat16): `linear` returns the residual's
+  dtype when one is given, and `layer_norm` returns the dtype that it is asked for.
+
+The last block of a tower computes one query per sequence: `attention_pool` over that block's own key and value rows. It
+is an operation of its own (not an option of `attention`) because the unused query rows are then never computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Literal, Protocol, overload
+
+import torch
+
+Tensor = torch.Tensor
+LinearActivation = Literal["gelu", "quick_gelu", "silu", "relu"]
+
+
+@dataclass(frozen=True)
+class PrefixTree:
+    """Which packed rows each run of rows attends to, when sequences share their prefixes.
+
+    A run is what one sequence adds to the prefix that it shares with earlier ones. Run r owns the packed rows
+    cu_queries[r]:cu_queries[r+1]; its keys are the rows key_rows[cu_keys[r]:cu_keys[r+1]], from the root down to
+    and including its own rows, which come last. With n rows and m keys, row j of the run sees the first m - n + j + 1.
+
+    cu_queries, cu_keys: (runs + 1,) int32. key_rows: (cu_keys[-1],) int32.
+    """
+
+    cu_queries: Tensor
+    cu_keys: Tensor
+    key_rows: Tensor
+
+
+class PatchEmbed(Protocol):
+    def __call__(
+        self,
+        pixels: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        class_row: Tensor,
+        positions: Tensor,
+    ) -> Tensor:
+        """tokens[b] = [class_row; patches(pixels[b]) @ weight^T + bias + positions].
+
+        Args:
+            pixels: (B, 3, R, R) uint8 in [0, 255], or floating point as the weight expects it.
+            weight: (D, 3*P*P), input features ordered channel, row, column. P = sqrt(K / 3).
+            bias: (D,) or None.
+            class_row: (D,), class embedding + position 0.
+            positions: (L - 1, D), L - 1 = (R // P)^2 in row-major order.
+        Returns: (B, L, D) in the weight's dtype, float32 accumulation.
+        Source: Dosovitskiy et al. 2020, arXiv:2010.11929, equation 1.
+        """
+        ...
+
+
+class LayerNorm(Protocol):
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        residual: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """y = (r - mean(r)) / sqrt(var(r) + eps) * weight + bias, with r = x + residual (var without Bessel).
+
+        Args:
+            x: (M, D). residual: (M, D) or None, added first.
+            weight, bias: (D,) or None (folded into the next linear).
+            dtype: of y; x's dtype when None.
+        Returns: y (M, D); with a residual the pair (y, r), r in the residual's dtype.
+        Source: Ba et al. 2016, arXiv:1607.06450.
+        """
+        ...
+
+
+class Linear(Protocol):
+    @overload
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        activation: LinearActivation | None = None,
+        residual: Tensor | None = None,
+        row_scale: Tensor | None = None,
+        return_row_stats: Literal[False] = False,
+    ) -> Tensor: ...
+    @overload
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        activation: LinearActivation | None = None,
+        residual: Tensor | None = None,
+        row_scale: Tensor | None = None,
+        return_row_stats: Literal[True],
+    ) -> tuple[Tensor, Tensor]: ...
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        activation: LinearActivation | None = None,
+        residual: Tensor | None = None,
+        row_scale: Tensor | None = None,
+        return_row_stats: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """y = activation(row_scale * (x @ weight^T) + bias) + residual.
+
+        Args:
+            x: (M, K). weight: (N, K), same dtype. bias: (N,) or None.
+            activation: "gelu" is exact (erf); "silu" is x * sigmoid(x); "quick_gelu" is x * sigmoid(1.702 x).
+            residual: (M, N) or None; may be wider than x.
+            row_scale: (M,) float32 or None, e.g. the reciprocal RMS of a LayerNorm whose mean is folded away.
+            return_row_stats: also return the row sums of squares of y, for the next row_scale.
+        Returns: y (M, N) in the residual's dtype, else x's; float32 accumulation. With return_row_stats
+            the pair (y, stats), stats (M,) float32.
+        """
+        ...
+
+
+class Attention(Protocol):
+    def __call__(
+        self,
+        qkv: Tensor,
+        heads: int,
+        *,
+        cu_seqlens: Tensor | None = None,
+        length: int | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """softmax(q k^T) v for each head of each sequence; row i sees rows <= i of its sequence when causal.
+
+        Args:
+            qkv: (T, 3D), columns ordered query, key, value, each split into heads of Dh.
+            heads: H.
+            cu_seqlens: (B + 1,) int32, sequence b is rows cu_seqlens[b]:cu_seqlens[b+1] (ragged), or
+            length: every sequence has this many rows (T = B * length). Exactly one of the two.
+        Returns: (T, D) in qkv's dtype, heads concatenated.
+        Source: Vaswani et al. 2017, arXiv:1706.03762, equation 1.
+        """
+        ...
+
+
+class TreeAttention(Protocol):
+    def __call__(self, qkv: Tensor, heads: int, tree: PrefixTree) -> Tensor:
+        """Causal attention where each row sees its ancestors in a prefix tree and itself.
+
+        Args:
+            qkv: (T, 3D) as in `Attention`; every prefix of the batch appears once.
+        Returns: (T, D) in qkv's dtype.
+        """
+        ...
+
+
+class AttentionPool(Protocol):
+    def __call__(
+        self,
+        query: Tensor,
+        kv: Tensor,
+        heads: int,
+        *,
+        cu_seqlens: Tensor | None = None,
+        length: int | None = None,
+        key_rows: Tensor | None = None,
+    ) -> Tensor:
+        """softmax(q k^T) v with one query per sequence, which sees all of the sequence's keys.
+
+        Args:
+            query: (B, D). kv: (T, 2D), columns ordered key, value.
+            cu_seqlens, length: as in `Attention`: which keys belong to which query.
+            key_rows: (K,) int32 or None: the keys of sequence b are the rows
+                key_rows[cu_seqlens[b]:cu_seqlens[b+1]] of kv (prefix trees share rows).
+        Returns: (B, D) in query's dtype.
+        """
+        ...
+
+
+class Convolution(Protocol):
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        relu: bool = False,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """y = relu(conv(x, weight) + bias + residual), BatchNorm folded.
+
+        Args:
+            x: (B, I, H, W). weight: (O, I, k, k). bias: (O,). residual: like y, or None.
+        Returns: (B, O, H', W') in x's dtype, channels-last in memory.
+        """
+        ...
+
+
+class Similarity(Protocol):
+    def __call__(self, queries: Tensor, keys: Tensor, scale: float) -> Tensor:
+        """p = softmax over keys of scale * cos(query, key); rows of both are L2-normalised first.
+
+        Args:
+            queries: (M, E) floating point. keys: (N, E), same dtype. scale: e.g. 100.0.
+        Returns: (M, N) float32, rows sum to 1.
+        Source: Radford et al. 2021, arXiv:2103.00020, figure 3.
+        """
+        ...
+
+
+class TopK(Protocol):
+    def __call__(self, queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k largest cosines of each query over the gallery; ties go to the lower index.
+
+        Args:
+            queries: (M, E) floating point. gallery: (N, E), k <= N. Rows are L2-normalised first.
+        Returns: scores (M, k) float32 descending, indices (M, k) int64. Memory O(M k), never M x N.
+        """
+        ...
+
+
+class LogSumExp(Protocol):
+    def __call__(self, queries: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """log sum exp of scale * cos(query, key) over keys (rows) and over queries (columns), in one pass.
+
+        Returns: rows (M,) float32, columns (N,) float32; M x N is never materialised.
+        """
+        ...
+
+
+OPERATIONS = (
+    "patch_embed",
+    "layer_norm",
+    "linear",
+    "attention",
+    "tree_attention",
+    "attention_pool",
+    "convolution",
+    "similarity",
+    "top_k",
+    "log_sum_exp",
+)
+
+
+class UnsupportedReason(Protocol):
+    def __call__(self, name: str, *, device: torch.device, dtype: torch.dtype) -> str | None:
+        """None when the operation can serve tensors of this device and dtype, else the sentence why not."""
+        ...
+
+
+def _always_supported(name: str, *, device: torch.device, dtype: torch.dtype) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Ops:
+    """One backend: an implementation of every operation. What a backend borrows from another is written in `sources`."""
+
+    name: str
+    patch_embed: PatchEmbed
+    layer_norm: LayerNorm
+    linear: Linear
+    attention: Attention
+    tree_attention: TreeAttention
+    attention_pool: AttentionPool
+    convolution: Convolution
+    similarity: Similarity
+    top_k: TopK
+    log_sum_exp: LogSumExp
+    unsupported_reason: UnsupportedReason = _always_supported
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, str]:
+        """Operation -> the backend whose kernel runs it, and why when it is borrowed."""
+        return {name: self.sources.get(name, self.name) for name in OPERATIONS}
+
+
+assert set(OPERATIONS) <= {f.name for f in fields(Ops)}
