@@ -1,0 +1,1 @@
+"""The fastest exact way from images and texts to CLIP embeddings."""

@@ -1,0 +1,1 @@
+"""Triton kernels, a file per operation; installed as clipfast.kernels."""
