@@ -1,1 +1,1 @@
-"""The fastest exact way from images and texts to CLIP embeddings."""
+"""clipfast: the fastest exact way from images and texts to CLIP embeddings."""

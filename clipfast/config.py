@@ -148,7 +148,12 @@ def _vit(
 
 
 def _resnet(
-    name: str, embed_dim: int, image_size: int, blocks: tuple[int, int, int, int], width: int, text_width: int
+    name: str,
+    embed_dim: int,
+    image_size: int,
+    blocks: tuple[int, int, int, int],
+    width: int,
+    text_width: int,
 ) -> ModelConfig:
     tower = ResNetConfig(image_size, blocks, width, width * 32 // 64)
     return ModelConfig(name, embed_dim, tower, _text(text_width))

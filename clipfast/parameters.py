@@ -153,6 +153,8 @@ def map_tensors(node: Node, function: Callable[[Tensor], Tensor]) -> Node:
     if isinstance(node, tuple):
         return cast(Node, tuple(map_tensors(item, function) for item in node))
     if is_dataclass(node) and not isinstance(node, type):
-        changed = {field.name: map_tensors(getattr(node, field.name), function) for field in fields(node)}
+        changed = {
+            field.name: map_tensors(getattr(node, field.name), function) for field in fields(node)
+        }
         return cast(Node, replace(node, **changed))
     return node
