@@ -71,7 +71,9 @@ class BuildNative(build_ext):
             source = Path(folder) / "probe.cpp"
             source.write_text("#include <omp.h>\nint probe() { return omp_get_max_threads(); }\n")
             try:
-                self.compiler.compile([str(source)], output_dir=folder, extra_postargs=COMPILE_FLAGS)
+                self.compiler.compile(
+                    [str(source)], output_dir=folder, extra_postargs=COMPILE_FLAGS
+                )
             except (CCompilerError, ExecError) as error:
                 return f"a C++ compiler with OpenMP was not found: {error}"
         return None
@@ -85,7 +87,10 @@ class BuildNative(build_ext):
 
 
 setup(
-    packages=[*find_packages(include=["clipfast*"], exclude=["clipfast.kernels*"]), "clipfast.kernels"],
+    packages=[
+        *find_packages(include=["clipfast*"], exclude=["clipfast.kernels*"]),
+        "clipfast.kernels",
+    ],
     package_dir={"clipfast.kernels": "kernels"},
     package_data={
         "clipfast": ["py.typed", "*.json"],

@@ -1,0 +1,49 @@
+"""The environment variables clipfast reads at run time, all of them, each with its accepted values.
+
+CLIPFAST_MODEL: what `clipfast.encode_images` loads when no default model was set; anything that `load` accepts.
+CLIPFAST_BACKEND: the backend that `load(backend="auto")` takes; one of BACKENDS.
+CLIPFAST_ISA: the instruction set of the C++ kernels; one of ISAS. The processor must have it.
+
+An unset or empty variable has its default. Values are read at each call, so a test can change them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from clipfast.errors import ConfigurationError
+
+BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
+ISAS = ("auto", "serial", "avx2", "avx512")
+
+
+def default_model() -> str | None:
+    """CLIPFAST_MODEL, or None when it is unset."""
+    return os.environ.get("CLIPFAST_MODEL") or None
+
+
+def backend() -> str:
+    """CLIPFAST_BACKEND, "auto" when it is unset.
+
+    Raises:
+        ConfigurationError: the value is not one of BACKENDS.
+    """
+    return _choice("CLIPFAST_BACKEND", BACKENDS)
+
+
+def isa() -> str:
+    """CLIPFAST_ISA, "auto" (the widest the processor has) when it is unset.
+
+    Raises:
+        ConfigurationError: the value is not one of ISAS.
+    """
+    return _choice("CLIPFAST_ISA", ISAS)
+
+
+def _choice(name: str, accepted: tuple[str, ...]) -> str:
+    value = os.environ.get(name) or "auto"
+    if value not in accepted:
+        raise ConfigurationError(
+            f"{name}={value!r} is not known; expected one of {', '.join(accepted)}, or unset it"
+        )
+    return value
