@@ -95,7 +95,7 @@ setup(
     package_data={
         "clipfast": ["py.typed", "*.json"],
         "clipfast.checkpoint": ["*.json"],
-        "clipfast.inputs": ["*.gz", "*.json"],
+        "clipfast.inputs": ["data/*"],
         "clipfast.demo": ["weights/*", "samples/*", "*.json", "*.md"],
     },
     ext_modules=[

@@ -1,0 +1,188 @@
+"""Encoded images to pixels through Pillow, with our own limits and none of its exceptions leaking through.
+
+Pillow's process-wide settings (MAX_IMAGE_PIXELS, LOAD_TRUNCATED_IMAGES) are neither changed nor relied on: the plugins
+of the allowed formats are called directly, and the size in the header is checked before any pixel is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import threading
+import zlib
+from dataclasses import dataclass
+
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from clipfast.errors import InputError
+from clipfast.inputs.formats import DEFAULT_FORMATS, unsupported_format
+from clipfast.inputs.read import read_source
+
+__all__ = ["DecodeOptions", "decode_image"]
+
+# Importing a plugin is what registers it with Pillow.
+_PLUGINS = (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+# What Pillow's plugins raise on hostile bytes. Each is turned into an InputError; none is swallowed.
+_DECODER_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+    struct.error,
+    zlib.error,
+)
+_TRUNCATED = (
+    "truncated",
+    "not enough image data",
+    "unexpected end",
+    "end of file",
+    "eof",
+    "incomplete",
+)
+_SIGNATURE_BYTES = 16
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How encoded images are read.
+
+    max_pixels: refuse larger images from their header (178,956,970 is where Pillow too refuses).
+    max_bytes: refuse longer encoded data.
+    formats: names of Pillow's formats; DEFAULT_FORMATS, and "JPEG2000" for those who need it.
+    """
+
+    max_pixels: int = 178_956_970
+    max_bytes: int = 1 << 30
+    formats: tuple[str, ...] = DEFAULT_FORMATS
+
+
+def decode_image(source: object, options: DecodeOptions) -> Image.Image:
+    """The decoded first frame of one image, in its own mode and orientation (EXIF is ignored, as in the reference).
+
+    Args:
+        source: a path, bytes, a binary file object or a PIL image (whose format is not checked).
+    Raises: InputError unidentified_image, truncated_image, corrupt_image, image_too_large, unsupported_format,
+        unreadable_file or wrong_type.
+    """
+    if isinstance(source, Image.Image):
+        _check_size(source, options)
+        with _load_lock(source):
+            return _load(source)
+    data = read_source(source, options.max_bytes)
+    image = _identify(data, options)
+    _check_size(image, options)
+    return _load(image)
+
+
+def _identify(data: bytes, options: DecodeOptions) -> Image.Image:
+    """The image with its header read and its pixels still encoded."""
+    prefix = data[:_SIGNATURE_BYTES]
+    for name in options.formats:
+        factory, accept = Image.OPEN[name]
+        accepted = accept is None or accept(prefix)
+        if isinstance(accepted, str):
+            raise InputError(f"{name}: {accepted}", code="unsupported_format")
+        if not accepted:
+            continue
+        try:
+            return factory(io.BytesIO(data), "")
+        except _DECODER_ERRORS as error:
+            if isinstance(error, Image.DecompressionBombError):
+                raise InputError(str(error), code="image_too_large") from None
+            if len(data) > _SIGNATURE_BYTES:
+                raise _decoding_error(name, "header", error) from None
+    foreign = unsupported_format(data)
+    if foreign is not None:
+        raise InputError(
+            f"{foreign} is not opened; expected one of {', '.join(options.formats)}",
+            code="unsupported_format",
+        )
+    raise InputError(
+        f"{len(data)} bytes that are no image, starting with {data[:12]!r}; expected one of "
+        f"{', '.join(options.formats)}",
+        code="unidentified_image",
+    )
+
+
+def _check_size(image: Image.Image, options: DecodeOptions) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise InputError(f"an image of {width} x {height} pixels holds none", code="corrupt_image")
+    if width * height > options.max_pixels:
+        raise InputError(
+            f"{width} x {height} pixels where at most {options.max_pixels} are decoded; raise max_pixels to allow it",
+            code="image_too_large",
+        )
+
+
+def _load(image: Image.Image) -> Image.Image:
+    try:
+        image.load()
+    except _DECODER_ERRORS as error:
+        if isinstance(error, Image.DecompressionBombError):
+            raise InputError(str(error), code="image_too_large") from None
+        raise _decoding_error(image.format or "image", "data", error) from None
+    return image
+
+
+def _decoding_error(format_name: str, part: str, error: BaseException) -> InputError:
+    reason = str(error) or type(error).__name__
+    truncated = any(word in reason.lower() for word in _TRUNCATED)
+    return InputError(
+        f"{format_name} {part} cannot be decoded: {reason}",
+        code="truncated_image" if truncated else "corrupt_image",
+    )
+
+
+def _new_locks() -> tuple[threading.Lock, ...]:
+    return tuple(threading.Lock() for _ in range(64))
+
+
+# Two threads must not decode one lazily opened image at once.
+_LOAD_LOCKS = [_new_locks()]
+
+
+def _load_lock(image: Image.Image) -> threading.Lock:
+    locks = _LOAD_LOCKS[0]
+    return locks[(id(image) >> 6) % len(locks)]
+
+
+def _reset_locks() -> None:
+    _LOAD_LOCKS[0] = _new_locks()
+
+
+# A lock that another thread held at a fork would stay locked in the child.
+os.register_at_fork(after_in_child=_reset_locks)
