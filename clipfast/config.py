@@ -29,7 +29,7 @@ class PreprocessConfig:
 
 @dataclass(frozen=True)
 class VisionTransformerConfig:
-    """A vision transformer (Dosovitskiy et al. 2020, with CLIP's ln_pre): L = (image_size / patch_size)^2 + 1 tokens."""
+    """A vision transformer (Dosovitskiy et al. 2020) with CLIP's ln_pre; (image_size / patch_size)^2 + 1 tokens."""
 
     image_size: int
     patch_size: int

@@ -274,7 +274,7 @@ def _always_supported(name: str, *, device: torch.device, dtype: torch.dtype) ->
 
 @dataclass(frozen=True)
 class Ops:
-    """One backend: an implementation of every operation. What a backend borrows from another is written in `sources`."""
+    """One backend: an implementation of every operation. What it borrows from another is written in `sources`."""
 
     name: str
     patch_embed: PatchEmbed

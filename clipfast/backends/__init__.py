@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from types import ModuleType
 
 import torch
 
@@ -78,6 +79,6 @@ def _make(backend: str) -> Ops:
     return ops
 
 
-def _room(backend: str):  # type: ignore[no-untyped-def]
+def _room(backend: str) -> ModuleType:
     """The backend's module: `unsupported_reason(device, dtype) -> str | None` and `make_ops() -> Ops`."""
     return importlib.import_module(f"clipfast.backends.{backend}")

@@ -120,7 +120,8 @@ class _Folder:
         scale = (width // heads) ** -0.5
         qkv_weight[:width] *= scale
         qkv_bias[:width] *= scale
-        out_bias = self.read(f"{name}.attn.out_proj.bias") + out_weight @ qkv_bias[2 * width :]
+        value_bias = qkv_bias[2 * width :].clone()  # a copy: training differentiates through this
+        out_bias = self.read(f"{name}.attn.out_proj.bias") + out_weight @ value_bias
         qkv_bias[width:] = 0
 
         fc_weight, fc_bias = self._after_norm(

@@ -1,0 +1,315 @@
+"""`load`, and the model it returns: the face of clipfast."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from clipfast import environment, templates
+from clipfast.backends import select_ops
+from clipfast.checkpoint import load_checkpoint
+from clipfast.checkpoint.folds import fold
+from clipfast.config import Activation, ModelConfig
+from clipfast.encoder import Encoder, TowerEncoder
+from clipfast.engine import Engine, TextStatistics
+from clipfast.errors import ConfigurationError, InputError
+from clipfast.hidden_states import Layer, image_tokens, text_tokens
+from clipfast.inputs import load_tokenizer, preprocess_image
+from clipfast.ops import Tensor
+from clipfast.parameters import map_tensors
+from clipfast.precision import DTYPES, resolve_device, resolve_precision
+from clipfast.zero_shot import ZeroShotClassifier, load_classifier, zero_shot_classifier
+
+logger = logging.getLogger("clipfast")
+
+
+def load(
+    source: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+    backend: str = "auto",
+    architecture: str | None = None,
+    activation: Activation | None = None,
+    threads: int | None = None,
+    batch_invariant: bool = False,
+) -> Model:
+    """A model ready to encode.
+
+    Args:
+        source: a published name ("ViT-B/32"), a "model/pretrained" pair ("ViT-B-32/laion2b_s34b_b79k"),
+            "hf-hub:org/name", a weight file, a directory, or "demo" (the small model in the package).
+        device: auto, cpu, cuda, cuda:N. A CUDA device that was asked for and is missing is an error.
+        precision: auto, fp32, bf16, fp16 (and fp64, for checking). auto is bf16 where the hardware has it, else fp32.
+        backend: auto, reference, cpu, triton, cuda. A named backend that cannot serve is an error, never replaced.
+        architecture: family of a file whose tensors do not tell heads, activation or preprocessing ("ViT-H-14").
+        activation: "gelu" or "quick_gelu", over what the file or the table says.
+        threads: CPU threads that compute, for this process (torch has one pool). None leaves it as it is.
+        batch_invariant: a row's bits never depend on its batch: items are computed one at a time, which is slower.
+    Raises:
+        CheckpointError: the weights cannot be loaded. UnsupportedError: device, precision or backend cannot serve.
+        ConfigurationError: an argument has an unknown value.
+    """
+    arguments = {
+        "source": str(source),
+        "device": str(device),
+        "precision": precision,
+        "backend": backend,
+        "architecture": architecture,
+        "activation": activation,
+        "threads": threads,
+        "batch_invariant": batch_invariant,
+    }
+    if threads is not None:
+        if threads < 1:
+            raise ConfigurationError(f"threads={threads}: expected a positive number, or None")
+        torch.set_num_threads(threads)
+    place = resolve_device(device)
+    resolved = resolve_precision(precision, place)
+    dtype = DTYPES[resolved]
+    ops = select_ops(
+        environment.backend() if backend == "auto" else backend, device=place, dtype=dtype
+    )
+    checkpoint = load_checkpoint(str(source), architecture=architecture, activation=activation)
+    parameters = fold(checkpoint.tensors, checkpoint.config, dtype)
+    if place.type != "cpu":
+        parameters = map_tensors(parameters, lambda tensor: tensor.to(place))
+    encoder = TowerEncoder(checkpoint.config, parameters, ops, place)
+    logger.info("loaded %s: %s on %s, backend %s", checkpoint.source, resolved, place, ops.name)
+    if batch_invariant:
+        logger.warning("batch_invariant=True: items are encoded one at a time, at batch-1 speed")
+    engine = Engine(encoder, load_tokenizer(), batch_invariant=batch_invariant)
+    return Model(engine, resolved, ops.name, lambda: checkpoint.fingerprint, arguments)
+
+
+class Model:
+    """One CLIP model: images and texts to rows of a shared space.
+
+    Several threads may use one model. It pickles as the arguments of its `load`, so workers load it themselves.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        precision: str,
+        backend: str,
+        fingerprint: Any,
+        arguments: dict[str, Any],
+    ) -> None:
+        self._engine = engine
+        self._fingerprint = fingerprint
+        self._arguments = arguments
+        self.precision = precision
+        self.backend = backend
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _load_again, (self._arguments,)
+
+    def __repr__(self) -> str:
+        return f"Model({self.config.name!r}, {self.precision}, {self.device}, backend={self.backend!r})"
+
+    @property
+    def config(self) -> ModelConfig:
+        """Architecture and preprocessing."""
+        return self._encoder.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self._encoder.device
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor of cosines before the softmax, exponentiated (100.0 for the published weights)."""
+        return self._encoder.logit_scale
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the weights: equal for equal tensors, whatever file they came from."""
+        fingerprint: str = self._fingerprint()
+        return fingerprint
+
+    @property
+    def last_errors(self) -> list[InputError]:
+        """The images that failed in this thread's last encode_images(errors="null"), with index, code and message."""
+        return self._engine.last_errors
+
+    @property
+    def last_text_statistics(self) -> TextStatistics:
+        """Texts, tokens given and rows encoded in this thread's last encode_texts."""
+        return self._engine.last_text_statistics
+
+    @property
+    def _encoder(self) -> Encoder:
+        return self._engine.encoder
+
+    # ---- encoding --------------------------------------------------------------------------------------------
+
+    def encode_images(
+        self,
+        images: Any,
+        *,
+        batch_size: int | None = None,
+        normalize: bool = True,
+        errors: Literal["raise", "null"] = "raise",
+        progress: bool = False,
+        num_workers: int | None = None,
+        output_device: str | torch.device | None = None,
+    ) -> Tensor:
+        """Image embeddings, in input order.
+
+        Args:
+            images: a list or iterable of paths, bytes, binary file objects, PIL images, uint8 (H, W, 3) arrays or
+                tensors; or one uint8 batch (N, H, W, 3) or (N, 3, H, W), numpy, torch or `__dlpack__`, in [0, 255];
+                or float (3, R, R) / (N, 3, R, R) that is preprocessed and normalised already.
+            batch_size: images a batch; None chooses by device.
+            normalize: rows of unit length.
+            errors: "raise" stops at the first bad image; "null" gives it a row of NaN and lists it in last_errors.
+            progress: a bar on stderr.
+            num_workers: threads that decode and resize; None is one a core.
+            output_device: of the result; None is the inputs' device.
+        Returns: (N, E) float32.
+        Raises: InputError with .index and .code.
+        """
+        return self._engine.encode_images(
+            images,
+            batch_size=batch_size,
+            normalize=normalize,
+            errors=errors,
+            progress=progress,
+            num_workers=num_workers,
+            output_device=output_device,
+        )
+
+    def encode_texts(
+        self,
+        texts: Iterable[str],
+        *,
+        batch_size: int | None = None,
+        normalize: bool = True,
+        truncate: bool = False,
+        share_prefixes: bool | None = None,
+        progress: bool = False,
+        output_device: str | torch.device | None = None,
+    ) -> Tensor:
+        """Text embeddings, in input order.
+
+        Args:
+            texts: an iterable of str.
+            batch_size: most texts a batch; None limits a batch by its tokens alone.
+            normalize: rows of unit length.
+            truncate: cut a text longer than context_length tokens (its last token becomes EOT), where False raises.
+            share_prefixes: encode each prefix once (True), each text apart (False), or whichever is less work (None).
+            progress: a bar on stderr.
+            output_device: of the result; None is the CPU.
+        Returns: (N, E) float32.
+        Raises: InputError text_too_long, invalid_text or wrong_type, with .index.
+        """
+        return self._engine.encode_texts(
+            texts,
+            batch_size=batch_size,
+            normalize=normalize,
+            truncate=truncate,
+            share_prefixes=share_prefixes,
+            progress=progress,
+            output_device=output_device,
+        )
+
+    def encode_tokens(self, ids: npt.NDArray[np.int32], *, normalize: bool = True) -> Tensor:
+        """Embeddings of texts that are tokenized already.
+
+        Args:
+            ids: (N, context_length) integers, each row with an EOT; what follows it is ignored.
+        Returns: (N, E) float32 on the CPU.
+        Raises: InputError wrong_shape or invalid_text, with .index.
+        """
+        return self._engine.encode_tokens(ids, normalize=normalize)
+
+    def classify(
+        self,
+        images: Any,
+        labels: Sequence[str],
+        templates: Sequence[str] = templates.DEFAULT,
+        **options: Any,
+    ) -> Tensor:
+        """Zero-shot probabilities of `labels`: (N, M) float32, rows sum to 1. options: as encode_images."""
+        return self.zero_shot_classifier(labels, templates=templates).classify(images, **options)
+
+    def zero_shot_classifier(
+        self,
+        labels: Sequence[str],
+        templates: Sequence[str] = templates.DEFAULT,
+        *,
+        progress: bool = False,
+    ) -> ZeroShotClassifier:
+        """A classifier to keep: the labels' embeddings, averaged over templates, each with "{}" for the label."""
+        return zero_shot_classifier(self, labels, templates, progress=progress)
+
+    def load_classifier(self, path: str | Path) -> ZeroShotClassifier:
+        """The classifier that `ZeroShotClassifier.save` wrote for this model."""
+        return load_classifier(self, path)
+
+    # ---- hidden states ---------------------------------------------------------------------------------------
+
+    def image_tokens(self, images: Any, layer: Layer = -1) -> Tensor:
+        """Hidden states of the vision transformer, class row first: (N, L, D) float32.
+
+        Args:
+            images: as encode_images.
+            layer: i is transformers' `hidden_states[i]` (0 before the first block, -1 after the last, no final
+                norm); "final" is its `last_hidden_state`, which for images is the same as -1.
+        Raises: UnsupportedError for ResNets and exported engines; ConfigurationError for an unknown layer.
+        """
+        return image_tokens(self._engine, images, layer)
+
+    def text_tokens(self, texts: Sequence[str], layer: Layer = -1, pad_id: int = 0) -> Tensor:
+        """Hidden states of the text transformer, padded to context_length: (N, context_length, D) float32.
+
+        Args:
+            texts: N str.
+            layer: as image_tokens; "final" is after the final norm.
+            pad_id: the token that fills the rows after EOT (0 as the reference tokenizer, 49407 as transformers).
+        Raises: UnsupportedError for exported engines; ConfigurationError for an unknown layer; InputError.
+        """
+        return text_tokens(self._engine, texts, layer, pad_id)
+
+    # ---- preparation -----------------------------------------------------------------------------------------
+
+    def preprocess(self, image: object) -> npt.NDArray[np.uint8]:
+        """One image, of any kind that encode_images takes, to (3, R, R) uint8. Safe in forked workers.
+
+        Raises: InputError with .code.
+        """
+        return preprocess_image(image, self.config.preprocess, self.config.vision.image_size)
+
+    def tokenize(self, texts: str | Sequence[str], truncate: bool = False) -> npt.NDArray[np.int32]:
+        """(N, context_length) int32 zero-padded tokens. Safe in forked workers. Raises: InputError."""
+        return self._engine.tokenizer.tokenize(texts, self.config.text.context_length, truncate)
+
+    def describe(self) -> dict[str, Any]:
+        """What runs where and why: model, device, precision, and the backend of each operation."""
+        encoder = self._encoder
+        return {
+            "model": self.config.name,
+            "device": str(self.device),
+            "precision": self.precision,
+            "backend": self.backend,
+            "operations": encoder.ops.describe() if isinstance(encoder, TowerEncoder) else {},
+        }
+
+    def warmup(self, batch_size: int = 1) -> Model:
+        """Run one batch of each kind, so that the next call pays no first-use cost. Returns the model."""
+        size = self.config.vision.image_size
+        self.encode_images(np.zeros((batch_size, 3, size, size), np.uint8))
+        self.encode_texts(["warm up"] * batch_size)
+        return self
+
+
+def _load_again(arguments: dict[str, Any]) -> Model:
+    return load(**arguments)

@@ -1,0 +1,284 @@
+"""Batches of inputs through an encoder: any number of images or texts in, unit rows out, in input order."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from clipfast.encoder import Encoder
+from clipfast.errors import ConfigurationError, ForkedProcessError, InputError
+from clipfast.inputs import PackedTexts, Tokenizer, image_batches
+from clipfast.inputs.packing import TextBatch, TextPlan, pack_tokens, plan_texts
+from clipfast.ops import Tensor
+from clipfast.rows import RowsInOrder
+
+Batch = TypeVar("Batch")
+
+# Images a batch, and rows (tokens) a text batch, by device type: large enough to fill the machine, small enough that
+# a batch's activations stay near the cores.
+IMAGE_BATCH = {"cpu": 32, "cuda": 256}
+TEXT_ROWS = {"cpu": 4096, "cuda": 65536}
+# Texts tokenized and planned at a time; prefixes are shared within such a piece.
+TEXT_PIECE = 65536
+# Hidden states are large: a batch of them is small.
+_IMAGES_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class TextStatistics:
+    """What one encode_texts call did: texts, tokens given, rows encoded (fewer when prefixes are shared)."""
+
+    texts: int = 0
+    tokens: int = 0
+    rows: int = 0
+
+
+class Engine:
+    """Batching around one encoder. Several threads may call it; a forked child may not."""
+
+    def __init__(
+        self, encoder: Encoder, tokenizer: Tokenizer, *, batch_invariant: bool = False
+    ) -> None:
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.batch_invariant = batch_invariant
+        self._process = os.getpid()
+        self._of_thread = threading.local()
+
+    @property
+    def last_errors(self) -> list[InputError]:
+        """The inputs that failed in this thread's last encode_images(errors="null")."""
+        errors: list[InputError] = getattr(self._of_thread, "errors", [])
+        return errors
+
+    @property
+    def last_text_statistics(self) -> TextStatistics:
+        """What this thread's last encode_texts did."""
+        statistics: TextStatistics = getattr(self._of_thread, "statistics", TextStatistics())
+        return statistics
+
+    # ---- images ----------------------------------------------------------------------------------------------
+
+    def encode_images(
+        self,
+        images: Any,
+        *,
+        batch_size: int | None,
+        normalize: bool,
+        errors: Literal["raise", "null"],
+        progress: bool,
+        num_workers: int | None,
+        output_device: torch.device | str | None,
+    ) -> Tensor:
+        """As `Model.encode_images`."""
+        self.check_process()
+        if errors not in ("raise", "null"):
+            raise ConfigurationError(f'errors={errors!r}: expected "raise" or "null"')
+        size = _positive("batch_size", batch_size) or IMAGE_BATCH.get(self.encoder.device.type, 32)
+        self._of_thread.errors = failed = []
+        config = self.encoder.config
+        rows = RowsInOrder(config.embed_dim, _count(images))
+        batches = image_batches(
+            images,
+            config.preprocess,
+            config.vision.image_size,
+            batch_size=size,
+            num_workers=num_workers,
+        )
+        with _bar(progress, images, "image") as bar:
+            for batch in batches:
+                if batch.failures and errors == "raise":
+                    raise batch.failures[0]
+                failed += batch.failures
+                encoded = self._encode_pixels(batch.pixels, normalize)
+                rows.put(batch.indices, encoded.to(output_device or batch.pixels.device))
+                rows.leave_out(
+                    [failure.index for failure in batch.failures if failure.index is not None]
+                )
+                bar.update(len(batch.indices) + len(batch.failures))
+        return rows.finish(output_device)
+
+    def map_images(self, images: Any, function: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """function(pixels on the device) of each batch, on the CPU; the first bad image raises."""
+        self.check_process()
+        config = self.encoder.config
+        results = []
+        for batch in image_batches(
+            images, config.preprocess, config.vision.image_size, batch_size=_IMAGES_AT_ONCE
+        ):
+            if batch.failures:
+                raise batch.failures[0]
+            results.append(self.run(function, batch.pixels.to(self.encoder.device)))
+        return results
+
+    def run(self, function: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+        """function(batch), as an ordinary tensor on the CPU."""
+        self.check_process()
+        with torch.inference_mode():
+            result = function(batch)
+        return result.clone().cpu()
+
+    def _encode_pixels(self, pixels: Tensor, normalize: bool) -> Tensor:
+        on_device = pixels.to(self.encoder.device, non_blocking=True)
+        with torch.inference_mode():
+            if not len(on_device):
+                return torch.empty(0, self.encoder.config.embed_dim, device=self.encoder.device)
+            if self.batch_invariant:
+                encoded = torch.cat([self.encoder.encode_pixels(one[None]) for one in on_device])
+            else:
+                encoded = self.encoder.encode_pixels(on_device)
+            return _finish(encoded, normalize)
+
+    # ---- texts -----------------------------------------------------------------------------------------------
+
+    def encode_texts(
+        self,
+        texts: Iterable[str],
+        *,
+        batch_size: int | None,
+        normalize: bool,
+        truncate: bool,
+        share_prefixes: bool | None,
+        progress: bool,
+        output_device: torch.device | str | None,
+    ) -> Tensor:
+        """As `Model.encode_texts`."""
+        self.check_process()
+        _positive("batch_size", batch_size)
+        if isinstance(texts, str | bytes):
+            got = type(texts).__name__
+            raise InputError(
+                f"got one {got}, expected a list of str: pass [text]", code="wrong_type"
+            )
+        with _bar(progress, texts, "text") as bar:
+            pieces = self._packed_pieces(texts, truncate)
+            return self._encode_pieces(
+                pieces, batch_size, normalize, share_prefixes, bar, output_device
+            )
+
+    def encode_tokens(self, ids: npt.NDArray[np.int32], *, normalize: bool) -> Tensor:
+        """As `Model.encode_tokens`."""
+        self.check_process()
+        packed = pack_tokens(ids, self.encoder.config.text.eot_id)
+        with _bar(False, ids, "text") as bar:
+            return self._encode_pieces([packed], None, normalize, None, bar, None)
+
+    def _encode_pieces(
+        self,
+        pieces: Iterable[PackedTexts],
+        batch_size: int | None,
+        normalize: bool,
+        share_prefixes: bool | None,
+        bar: tqdm[Any],
+        output_device: torch.device | str | None,
+    ) -> Tensor:
+        target = torch.device(output_device or "cpu")
+        rows: list[Tensor] = []
+        statistics = TextStatistics()
+        for packed in pieces:
+            plan = self._plan(packed, batch_size, share_prefixes)
+            rows.append(
+                self._encode_plan(plan, len(packed.cu_seqlens) - 1, normalize, bar).to(target)
+            )
+            statistics = TextStatistics(
+                statistics.texts + len(rows[-1]),
+                statistics.tokens + plan.tokens,
+                statistics.rows + plan.rows,
+            )
+        self._of_thread.statistics = statistics
+        if not rows:
+            return torch.empty(0, self.encoder.config.embed_dim, device=target)
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+    def _packed_pieces(self, texts: Iterable[str], truncate: bool) -> Iterator[PackedTexts]:
+        """Pieces of the texts, tokenized; the next piece is tokenized while the last one is encoded."""
+        context_length = self.encoder.config.text.context_length
+        stream = iter(texts)
+
+        def next_piece(start: int) -> PackedTexts | None:
+            piece = list(islice(stream, TEXT_PIECE))
+            if not piece:
+                return None
+            try:
+                return self.tokenizer.pack(piece, context_length, truncate)
+            except InputError as error:
+                raise error if error.index is None else error.at(start + error.index) from None
+
+        packed = next_piece(0)
+        start = 0
+        with ThreadPoolExecutor(1, "clipfast-tokenize") as ahead:
+            while packed is not None:
+                start += len(packed.cu_seqlens) - 1
+                if start % TEXT_PIECE:  # a short piece is the last one
+                    yield packed
+                    return
+                following = ahead.submit(next_piece, start)
+                yield packed
+                packed = following.result()
+
+    def _plan(
+        self, packed: PackedTexts, batch_size: int | None, share_prefixes: bool | None
+    ) -> TextPlan:
+        if self.batch_invariant:
+            return plan_texts(packed, max_rows=1, share_prefixes=False)
+        return plan_texts(
+            packed,
+            max_rows=TEXT_ROWS.get(self.encoder.device.type, 4096),
+            max_texts=batch_size,
+            share_prefixes=share_prefixes if self.encoder.shares_prefixes else False,
+        )
+
+    def _encode_plan(self, plan: TextPlan, count: int, normalize: bool, bar: tqdm[Any]) -> Tensor:
+        device = self.encoder.device
+        out: Tensor | None = None
+        for batch in plan:
+            encoded = self._encode_batch(batch, normalize)
+            if out is None:
+                out = encoded.new_empty(count, encoded.shape[1])
+            places = torch.from_numpy(batch.texts).to(device)
+            out[places] = encoded[torch.from_numpy(batch.unique).to(device)]
+            bar.update(len(places))
+        return torch.empty(0, self.encoder.config.embed_dim) if out is None else out
+
+    def _encode_batch(self, batch: TextBatch, normalize: bool) -> Tensor:
+        with torch.inference_mode():
+            return _finish(self.encoder.encode_texts(batch), normalize)
+
+    def check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise ForkedProcessError(
+                f"this model was loaded in process {self._process} and is used in its forked child {os.getpid()}, "
+                "where its threads do not exist; load it in the child, or start workers with the 'spawn' method"
+            )
+
+
+def _finish(encoded: Tensor, normalize: bool) -> Tensor:
+    """Ordinary tensors leave the engine: rows of unit length when asked, usable with autograd."""
+    rows = F.normalize(encoded, dim=-1) if normalize else encoded
+    with torch.inference_mode(False):
+        return rows.clone()
+
+
+def _positive(name: str, value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise ConfigurationError(f"{name}={value}: expected a positive number, or None")
+    return value
+
+
+def _bar(show: bool, inputs: object, unit: str) -> tqdm[Any]:
+    return tqdm(total=_count(inputs), unit=unit, disable=not show)
+
+
+def _count(inputs: object) -> int | None:
+    return len(inputs) if isinstance(inputs, Sized) else None
