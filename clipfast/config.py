@@ -111,10 +111,8 @@ class ModelConfig:
     def from_dict(data: dict[str, Any]) -> ModelConfig:
         """The config that to_dict wrote (tuples may have become lists)."""
         vision = dict(data["vision"])
-        preprocess = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in data["preprocess"].items()
-        }
+        preprocess = dict(data["preprocess"])
+        preprocess.update(mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]))
         return ModelConfig(
             name=data["name"],
             embed_dim=data["embed_dim"],

@@ -86,7 +86,7 @@ def attention(
 ) -> Tensor:
     width = qkv.shape[1] // 3
     if length is not None:
-        q, k, v = (_split_heads(part, length, heads) for part in qkv.split(width, dim=1))
+        q, k, v = (_split_heads(part, length, heads) for part in qkv.chunk(3, dim=1))
         return _merge_heads(_attend(q, k, v, causal=causal))
     assert cu_seqlens is not None, "attention needs cu_seqlens or length"
     out = qkv.new_empty(qkv.shape[0], width)
@@ -103,7 +103,7 @@ def tree_attention(qkv: Tensor, heads: int, tree: PrefixTree) -> Tensor:
         n, m = queries.shape[1], keys.shape[1]
         q = _split_heads(qkv[queries.flatten(), :width], n, heads)
         k, v = (
-            _split_heads(part, m, heads) for part in qkv[keys.flatten(), width:].split(width, dim=1)
+            _split_heads(part, m, heads) for part in qkv[keys.flatten(), width:].chunk(2, dim=1)
         )
         visible = torch.ones(n, m, dtype=torch.bool, device=qkv.device).tril(m - n)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=1.0)
@@ -123,7 +123,7 @@ def attention_pool(
     width = query.shape[1]
     if length is not None:
         q = _split_heads(query, 1, heads)
-        k, v = (_split_heads(part, length, heads) for part in kv.split(width, dim=1))
+        k, v = (_split_heads(part, length, heads) for part in kv.chunk(2, dim=1))
         return _merge_heads(_attend(q, k, v, causal=False))
     assert cu_seqlens is not None, "attention_pool needs cu_seqlens or length"
     out = torch.empty_like(query)
