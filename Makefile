@@ -75,5 +75,5 @@ $(STAMP)-dev: $(STAMP)-native constraints.txt
 	@touch $@
 
 $(STAMP)-native: $(STAMP)-base $(NATIVE_SOURCES)
-	$(PIP) install -q --no-build-isolation --no-deps --editable .
+	PYTHONWARNINGS=ignore $(PIP) install -q --no-build-isolation --no-deps --editable .
 	@touch $@

@@ -14,7 +14,7 @@ import os
 from clipfast.errors import ConfigurationError
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
-ISAS = ("auto", "serial", "avx2", "avx512")
+ISAS = ("auto", "serial", "avx2", "avx512", "avx512_bf16")
 
 
 def default_model() -> str | None:

@@ -62,13 +62,16 @@ const CpuFeatures& cpu_features() {
 bool supports(Isa isa) {
     const CpuFeatures& f = cpu_features();
     const bool avx2 = f.avx2 && f.fma && f.f16c;
+    const bool avx512 = avx2 && f.avx512f && f.avx512bw && f.avx512vl && f.avx512dq;
     switch (isa) {
         case Isa::serial:
             return true;
         case Isa::avx2:
             return avx2;
         case Isa::avx512:
-            return avx2 && f.avx512f && f.avx512bw && f.avx512vl && f.avx512dq;
+            return avx512;
+        case Isa::avx512_bf16:
+            return avx512 && f.avx512_bf16 && f.avx512_vnni;
     }
     return false;
 }

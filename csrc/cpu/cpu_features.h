@@ -18,13 +18,13 @@ struct CpuFeatures {
     bool amx_int8 = false;
 };
 
-// The same object on every call; a feature is false where the operating system does not save its
-// registers.
+// The same object on every call; a feature is false where its registers are not saved.
 const CpuFeatures& cpu_features();
 
 // Instruction sets that kernels are written for, each containing the one before.
-//   serial: plain C++, the definition.  avx2: AVX2, FMA, F16C.  avx512: and AVX-512 F, BW, VL, DQ.
-enum class Isa { serial = 0, avx2 = 1, avx512 = 2 };
+//   serial: plain C++, the definition.         avx2: AVX2, FMA, F16C.
+//   avx512: and AVX-512 F, BW, VL, DQ.         avx512_bf16: and AVX512-BF16 and VNNI.
+enum class Isa { serial = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3 };
 
 bool supports(Isa isa);
 

@@ -1,0 +1,27 @@
+from typing import TypeAlias
+
+Matrix: TypeAlias = tuple[int, int, int]  # address, rows, row stride in bytes
+
+def cpu_features() -> dict[str, bool]: ...
+def supported_isas() -> tuple[str, ...]: ...
+def similarity(
+    queries: Matrix,
+    keys: Matrix,
+    width: int,
+    dtype: str,
+    scale: float,
+    out: int,
+    isa: str,
+    threads: int,
+) -> None: ...
+def top_k(
+    queries: Matrix,
+    gallery: Matrix,
+    width: int,
+    dtype: str,
+    k: int,
+    scores: int,
+    indices: int,
+    isa: str,
+    threads: int,
+) -> None: ...

@@ -1,0 +1,86 @@
+// What similarity and top-k share: packed queries, inverse norms, and the pairs that float32 cannot
+// hold.
+//
+//   cosine(q, g) = q.g / (max(|q|, 1e-12) * max(|g|, 1e-12))
+//
+// A zero row has cosine 0 with everything; a row with NaN or an infinity has NaN. Rows whose
+// squares overflow float32 (norm above 1e15) are computed pair by pair in float64, so that every
+// finite input has a finite cosine.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "cpu/cosine_tile.h"
+
+namespace clipfast {
+
+struct CosineProblem {
+    Matrix queries;
+    Matrix rows;
+    std::int64_t width;
+    Dtype dtype;
+    Isa isa;
+    int threads;
+};
+
+// Uninitialised memory on a cache-line boundary.
+template <class T>
+class AlignedBuffer {
+  public:
+    explicit AlignedBuffer(std::int64_t count)
+        : data_(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 64) / 64 * 64))) {
+        if (!data_) throw std::bad_alloc();
+    }
+    T* get() const { return data_.get(); }
+
+  private:
+    struct Free {
+        void operator()(T* data) const { std::free(data); }
+    };
+    std::unique_ptr<T, Free> data_;
+};
+
+// Queries first .. first + count - 1 of a problem, packed in groups for the kernels.
+class QueryPanel {
+  public:
+    QueryPanel(const CosineProblem& problem, const CosineKernels& kernels, std::int64_t first,
+               std::int64_t count);
+
+    std::int64_t groups() const { return static_cast<std::int64_t>(groups_.size()); }
+    const std::vector<QueryGroup>& all() const { return groups_; }
+    const QueryGroup& group(std::int64_t g) const { return groups_[g]; }
+    bool wide(std::int64_t g) const { return wide_[g]; }  // some query of the group needs float64
+    int queries_in(std::int64_t g) const;
+
+  private:
+    void pack(const CosineProblem& problem, std::int64_t first);
+
+    std::int64_t count_;
+    std::int64_t stride_;
+    Dtype dtype_;
+    AlignedBuffer<char> panel_;
+    std::vector<QueryGroup> groups_;
+    std::vector<bool> wide_;
+};
+
+// Rows in a block: as many as stay in the first-level cache beside a query group.
+std::int64_t block_rows(std::int64_t row_bytes);
+
+// Fills a block with rows first .. first + count - 1 and their inverse norms. True when some row
+// needs float64.
+bool read_block(const CosineProblem& problem, const CosineKernels& kernels, std::int64_t first,
+                std::int64_t count, RowBlock& block);
+
+// Replaces the cosines of the pairs that need float64. query: index of the group's first query.
+void repair_wide(const CosineProblem& problem, std::int64_t query, int queries,
+                 const RowBlock& block, float* cosines);
+
+// Asks for the next rows while this block is computed: part `part` of `parts` of them.
+void prefetch_part(const Matrix& rows, std::int64_t row_bytes, std::int64_t part,
+                   std::int64_t parts);
+
+}  // namespace clipfast

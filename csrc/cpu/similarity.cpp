@@ -1,0 +1,78 @@
+// First every logit of a chunk of queries, tile by tile, then the softmax of each of its rows while
+// they are warm. The output is the only array of queries x keys; the packed chunk takes
+// kChunkQueries rows.
+
+#include "cpu/similarity.h"
+
+#include <algorithm>
+
+#include "cpu/softmax_row.h"
+
+namespace clipfast {
+namespace {
+
+constexpr std::int64_t kChunkQueries = 1024;
+constexpr std::int64_t kTaskGroups = 16;      // groups of queries that a task takes,
+constexpr std::int64_t kTaskBytes = 1 << 18;  // and bytes of keys
+
+struct Task {
+    const CosineProblem& problem;
+    const CosineKernels& kernels;
+    const QueryPanel& panel;
+    std::int64_t first;  // query of the chunk
+    float scale;
+    float* out;  // of that query
+};
+
+// The logits of groups group_begin .. group_end - 1 with keys begin .. end - 1.
+void logits(const Task& task, std::int64_t group_begin, std::int64_t group_end, std::int64_t begin,
+            std::int64_t end) {
+    const CosineProblem& problem = task.problem;
+    const std::int64_t step = block_rows(problem.width * element_bytes(problem.dtype));
+    RowBlock block = {};
+    float cosines[kGroupQueries * kMaxBlockRows];
+    for (std::int64_t key = begin; key < end; key += step) {
+        const std::int64_t count = std::min(step, end - key);
+        const bool wide_keys = read_block(problem, task.kernels, key, count, block);
+        for (std::int64_t g = group_begin; g < group_end; ++g) {
+            const int queries = task.panel.queries_in(g);
+            const std::int64_t query = g * kGroupQueries;
+            task.kernels.cosines(task.panel.group(g), block, problem.width, cosines);
+            if (wide_keys || task.panel.wide(g))
+                repair_wide(problem, task.first + query, queries, block, cosines);
+            for (int q = 0; q < queries; ++q)
+                for (std::int64_t r = 0; r < count; ++r)
+                    task.out[(query + q) * problem.rows.rows + key + r] =
+                        task.scale * cosines[q * kMaxBlockRows + r];
+        }
+    }
+}
+
+}  // namespace
+
+void similarity(const CosineProblem& problem, float scale, float* out) {
+    const CosineKernels kernels = cosine_kernels(problem.isa, problem.dtype);
+    const SoftmaxRow softmax = softmax_row(problem.isa);
+    const std::int64_t keys = problem.rows.rows;
+    const std::int64_t row_bytes =
+        std::max<std::int64_t>(problem.width * element_bytes(problem.dtype), 1);
+    const std::int64_t step = std::max<std::int64_t>(kTaskBytes / row_bytes / 4 * 4, 4);
+    if (keys == 0) return;
+    for (std::int64_t first = 0; first < problem.queries.rows; first += kChunkQueries) {
+        const std::int64_t count = std::min(kChunkQueries, problem.queries.rows - first);
+        const QueryPanel panel(problem, kernels, first, count);
+        const Task task{problem, kernels, panel, first, scale, out + first * keys};
+#pragma omp parallel num_threads(problem.threads)
+        {
+#pragma omp for collapse(2) schedule(dynamic)
+            for (std::int64_t g = 0; g < panel.groups(); g += kTaskGroups)
+                for (std::int64_t key = 0; key < keys; key += step)
+                    logits(task, g, std::min(g + kTaskGroups, panel.groups()), key,
+                           std::min(key + step, keys));
+#pragma omp for schedule(static)
+            for (std::int64_t q = 0; q < count; ++q) softmax(task.out + q * keys, keys);
+        }
+    }
+}
+
+}  // namespace clipfast
