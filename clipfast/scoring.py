@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from clipfast import environment
 from clipfast.backends import select_ops
 from clipfast.errors import InputError
 from clipfast.ops import Ops, Tensor
@@ -91,7 +93,12 @@ def _pair(left: Embeddings, right: Embeddings) -> tuple[Tensor, Tensor, Ops]:
         )
     if a.dtype != b.dtype:
         a = a.to(b.dtype)
-    return a, b, select_ops("auto", device=a.device, dtype=a.dtype)
+    return a, b, _ops(a.device, a.dtype, environment.isa())
+
+
+@cache
+def _ops(device: torch.device, dtype: torch.dtype, isa: str) -> Ops:
+    return select_ops("auto", device=device, dtype=dtype)
 
 
 def _matrix(rows: Embeddings, which: str) -> Tensor:
