@@ -40,6 +40,11 @@ def isa() -> str:
     return _choice("CLIPFAST_ISA", ISAS)
 
 
+def variables() -> dict[str, str]:
+    """Every CLIPFAST_ variable that is set, known or not, for reports."""
+    return {name: value for name, value in os.environ.items() if name.startswith("CLIPFAST_")}
+
+
 def _choice(name: str, accepted: tuple[str, ...]) -> str:
     value = os.environ.get(name) or "auto"
     if value not in accepted:

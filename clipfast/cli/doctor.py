@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from clipfast import environment
 from clipfast.cli.outcome import Exit
 from clipfast.cli.output import print_json
 
@@ -54,9 +55,7 @@ def diagnose() -> dict[str, Any]:
         "cpu": _cpu(),
         "gpu": _gpus(),
         "backends": _backends(),
-        "environment": {
-            name: value for name, value in os.environ.items() if name.startswith("CLIPFAST_")
-        },
+        "environment": environment.variables(),
         "caches": _caches(),
     }
 
