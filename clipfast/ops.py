@@ -232,6 +232,8 @@ class TopK(Protocol):
     def __call__(self, queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k largest cosines of each query over the gallery; ties go to the lower index.
 
+        A row with NaN or an infinity has NaN cosines, which rank below every number (failed inputs never match).
+
         Args:
             queries: (M, E) floating point. gallery: (N, E), k <= N. Rows are L2-normalised first.
         Returns: scores (M, k) float32 descending, indices (M, k) int64. Memory O(M k), never M x N.

@@ -198,8 +198,9 @@ def top_k(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
         scores = torch.cat([scores, chunk_scores], dim=1)
         indices = torch.cat([indices, chunk_indices.expand(chunk_scores.shape)], dim=1)
         # Stable, and the lower index stands first in the concatenation: ties go to it.
-        scores, order = torch.sort(scores, dim=1, descending=True, stable=True)
-        scores, indices = scores[:, :k], indices.gather(1, order[:, :k])
+        ranked = torch.where(scores.isnan(), -torch.inf, scores)
+        order = ranked.argsort(dim=1, descending=True, stable=True)[:, :k]
+        scores, indices = scores.gather(1, order), indices.gather(1, order)
     return scores, indices
 
 
