@@ -6,8 +6,8 @@
 
 "openai_jit" stores the matrices as float16, as OpenAI does: where several layouts must hold the
 same numbers, save `round_like_openai(weights)`. The layouts in SAYS_ITS_CONFIG need no other
-argument to load; a bare file does not say its heads or activation, so load it with
-architecture="ViT-B-32" (or "-quickgelu").
+argument to load; a bare file does not say its heads, activation or preprocessing: pass
+`load_arguments(layout, config)`, or put `open_clip_config(config)` beside it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from clipfast.checkpoint.pretrained import releases_of
 from clipfast.config import ModelConfig
 from tests.layouts import hf_config, open_clip_config, save_openai_jit, to_custom_text, to_hf
 from tests.random_weights import (
@@ -38,6 +39,7 @@ __all__ = [
     "Weights",
     "hf_config",
     "is_half_in_openai",
+    "load_arguments",
     "open_clip_config",
     "random_weights",
     "reduced",
@@ -153,3 +155,14 @@ def save_as(layout: str, weights: Weights, config: ModelConfig, folder: Path) ->
     """
     folder.mkdir(parents=True, exist_ok=True)
     return _WRITERS[layout](weights, config, folder)
+
+
+def load_arguments(layout: str, config: ModelConfig) -> dict[str, str]:
+    """What load_checkpoint needs beside the path for a published architecture saved in this layout."""
+    if layout in SAYS_ITS_CONFIG:
+        return {}
+    activation = config.text.activation
+    for release in releases_of([config.name]):
+        if (release.activation, release.preprocess) == (activation, config.preprocess):
+            return {"architecture": release.name}
+    return {"architecture": config.name, "activation": activation}
