@@ -13,11 +13,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipfast.checkpoint.declaration import read_json
 from clipfast.checkpoint.families import unsupported_family
 from clipfast.checkpoint.hf_config import FILE_NAME as HF_CONFIG
-from clipfast.checkpoint.hub import HubRepository
 from clipfast.checkpoint.open_clip_config import FILE_NAME as OPEN_CLIP_CONFIG
 from clipfast.checkpoint.pretrained import (
     OPENAI_NAMES,
@@ -30,6 +30,9 @@ from clipfast.checkpoint.sidecar import PREPROCESSOR_CONFIGS
 from clipfast.checkpoint.weight_file import shard_files
 from clipfast.config import ARCHITECTURES
 from clipfast.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from clipfast.checkpoint.hub import HubRepository
 
 logger = logging.getLogger("clipfast")
 
@@ -114,11 +117,19 @@ def _preferred(present: Callable[[str], Path | None]) -> Path | None:
     return next((path for name in names if (path := present(name)) is not None), None)
 
 
+def _hub_repository(name: str, revision: str | None = None) -> HubRepository:
+    from clipfast.checkpoint.hub import (
+        HubRepository,
+    )  # 0.4 s of imports that a local file does not need
+
+    return HubRepository(name, revision)
+
+
 def _locate_repository(source: str) -> Located:
     name, _, revision = source.removeprefix("hf-hub:").partition("@")
     if name.count("/") != 1:
         raise CheckpointError(f"{source}: expected hf-hub:organisation/name, optionally @revision")
-    repository = HubRepository(name, revision or None)
+    repository = _hub_repository(name, revision or None)
     for config in (OPEN_CLIP_CONFIG, *PREPROCESSOR_CONFIGS):
         repository.fetch(config)  # into the snapshot folder, beside the weights
     weights = _preferred(repository.fetch)
@@ -134,7 +145,7 @@ def _locate_release(release: Release, name: str) -> Located:
     if release.family is not None:
         raise CheckpointError(f"{name}: {unsupported_family(release.family, 'by its name')}")
     organisation, repository_name, *file = release.hub.split("/")
-    repository = HubRepository(f"{organisation}/{repository_name}")
+    repository = _hub_repository(f"{organisation}/{repository_name}")
     for candidate in file or _OPEN_CLIP_WEIGHTS:
         weights = repository.fetch(candidate)
         if weights is not None:
