@@ -32,6 +32,22 @@ class UnsupportedError(ClipfastError):
     """What was asked for cannot be served here; the message says why, and what can."""
 
 
+class DependencyError(UnsupportedError):
+    """A package, driver, device or version that this needs is missing."""
+
+
+class OperatorError(UnsupportedError):
+    """A graph holds an operator, or a use of one, that its target cannot run."""
+
+
+class BuildError(ClipfastError):
+    """A compiler rejected a graph, or gave no engine for it."""
+
+
+class ParityError(ClipfastError):
+    """An export does not compute what its model computes."""
+
+
 class ConfigurationError(ClipfastError, ValueError):
     """An argument or environment variable has a value outside what is documented."""
 

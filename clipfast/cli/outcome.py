@@ -5,7 +5,14 @@ from __future__ import annotations
 from enum import IntEnum
 from importlib.util import find_spec
 
-from clipfast.errors import ClipfastError, ConfigurationError, UnsupportedError
+from clipfast.errors import (
+    BuildError,
+    ClipfastError,
+    ConfigurationError,
+    OperatorError,
+    ParityError,
+    UnsupportedError,
+)
 
 
 class Exit(IntEnum):
@@ -36,14 +43,23 @@ class CommandError(ClipfastError):
         self.code = code
 
 
+# A class stands before its bases.
+_CODES: tuple[tuple[type[ClipfastError], Exit], ...] = (
+    (ConfigurationError, Exit.USAGE),
+    (OperatorError, Exit.UNSUPPORTED_OPERATOR),
+    (UnsupportedError, Exit.MISSING),
+    (BuildError, Exit.BUILD_FAILED),
+    (ParityError, Exit.PARITY_FAILED),
+)
+
+
 def exit_code(error: Exception) -> Exit:
     """The exit code of an error that ended a command."""
     if isinstance(error, CommandError):
         return error.code
-    if isinstance(error, ConfigurationError):
-        return Exit.USAGE
-    if isinstance(error, UnsupportedError):
-        return Exit.MISSING
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return code
     return Exit.FAILURE
 
 
