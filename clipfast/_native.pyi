@@ -25,3 +25,12 @@ def top_k(
     isa: str,
     threads: int,
 ) -> None: ...
+def resize_crop(
+    images: tuple[int, int, int, int, int],  # address, count, image stride, row stride, channels
+    horizontal: tuple[int, int, int, int],  # source, resized, start, length
+    vertical: tuple[int, int, int, int],
+    vertical_first: bool,
+    bilinear: bool,
+    out: tuple[int, int, bool],  # address, image stride, planar
+    isa: str,
+) -> None: ...

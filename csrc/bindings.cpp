@@ -8,6 +8,7 @@
 #include <string>
 
 #include "cpu/cpu_features.h"
+#include "cpu/resize.h"
 #include "cpu/similarity.h"
 #include "cpu/top_k.h"
 
@@ -96,6 +97,32 @@ void bind_top_k(const py::tuple& queries, const py::tuple& gallery, std::int64_t
     top_k(problem, k, reinterpret_cast<float*>(scores), reinterpret_cast<std::int64_t*>(indices));
 }
 
+ResizeAxis parse_axis(const py::tuple& argument) {
+    return {argument[0].cast<std::int64_t>(), argument[1].cast<std::int64_t>(),
+            argument[2].cast<std::int64_t>(), argument[3].cast<std::int64_t>()};
+}
+
+void bind_resize_crop(const py::tuple& images, const py::tuple& horizontal,
+                      const py::tuple& vertical, bool vertical_first, bool bilinear,
+                      const py::tuple& out, const std::string& isa) {
+    const ResizeJob job = {reinterpret_cast<const std::uint8_t*>(images[0].cast<std::uintptr_t>()),
+                           images[1].cast<std::int64_t>(),
+                           images[2].cast<std::int64_t>(),
+                           images[3].cast<std::int64_t>(),
+                           images[4].cast<std::int64_t>(),
+                           parse_axis(horizontal),
+                           parse_axis(vertical),
+                           vertical_first,
+                           bilinear ? ResizeFilter::bilinear : ResizeFilter::bicubic,
+                           reinterpret_cast<std::uint8_t*>(out[0].cast<std::uintptr_t>()),
+                           out[1].cast<std::int64_t>(),
+                           out[2].cast<bool>()};
+    if (job.channels != 1 && job.channels != 3) throw std::invalid_argument("channels not 1 or 3");
+    const Isa parsed = parse_isa(isa);
+    const py::gil_scoped_release unlocked;
+    resize_crop(job, parsed);
+}
+
 }  // namespace
 }  // namespace clipfast
 
@@ -116,4 +143,9 @@ PYBIND11_MODULE(_native, module) {
     module.def("top_k", &bind_top_k, py::arg("queries"), py::arg("gallery"), py::arg("width"),
                py::arg("dtype"), py::arg("k"), py::arg("scores"), py::arg("indices"),
                py::arg("isa"), py::arg("threads"), "The k largest cosines of each query.");
+    module.def("resize_crop", &bind_resize_crop, py::arg("images"), py::arg("horizontal"),
+               py::arg("vertical"), py::arg("vertical_first"), py::arg("bilinear"), py::arg("out"),
+               py::arg("isa"),
+               "Resize and crop images (address, count, image stride, row stride, channels) along "
+               "axes (source, resized, start, length) into out (address, image stride, planar).");
 }

@@ -5,7 +5,7 @@ Source: torchvision's Resize and CenterCrop, and Pillow 13's choice of the first
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clipfast.config import ResizeMode
 
@@ -40,6 +40,14 @@ class ResizePlan:
     def resized_pixels(self) -> int:
         """Pixels of the whole resized image, before the crop."""
         return self.horizontal.resized * self.vertical.resized
+
+    def of(self, width: int, height: int) -> ResizePlan:
+        """The same plan for an image that was decoded at another size."""
+        horizontal, vertical = (
+            replace(self.horizontal, source=width),
+            replace(self.vertical, source=height),
+        )
+        return replace(self, horizontal=horizontal, vertical=vertical)
 
 
 def plan_resize(width: int, height: int, size: int, mode: ResizeMode) -> ResizePlan:

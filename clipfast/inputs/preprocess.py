@@ -6,9 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from clipfast.config import PreprocessConfig
-from clipfast.inputs.arrays import is_array
-from clipfast.inputs.decode import DecodeOptions, decode_image
-from clipfast.inputs.resize import resize_crop
+from clipfast.inputs.arrays import as_pixels, is_array
+from clipfast.inputs.decode import Decoded, DecodeOptions, decode_image
+from clipfast.inputs.geometry import plan_resize
+from clipfast.inputs.resize import resize_into
+
+Pixels = npt.NDArray[np.uint8]
 
 DEFAULT_OPTIONS = DecodeOptions()
 
@@ -18,7 +21,7 @@ def preprocess_image(
     config: PreprocessConfig,
     size: int,
     options: DecodeOptions = DEFAULT_OPTIONS,
-) -> npt.NDArray[np.uint8]:
+) -> Pixels:
     """Decode, resize, centre-crop and convert to RGB one image.
 
     Args:
@@ -29,8 +32,22 @@ def preprocess_image(
     Returns: (3, R, R) uint8.
     Raises: InputError with a code and no index.
     """
-    decoded = image if is_array(image) else decode_image(image, options)
-    pixels = resize_crop(
-        decoded, size, interpolation=config.interpolation, resize_mode=config.resize_mode
-    )
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    out = np.empty((3, size, size), np.uint8)
+    preprocess_into(image, config, size, options, out)
+    return out
+
+
+def preprocess_into(
+    image: object, config: PreprocessConfig, size: int, options: DecodeOptions, out: Pixels
+) -> None:
+    """`preprocess_image` into `out`, (3, R, R) and C-contiguous."""
+    if is_array(image):
+        array = as_pixels(image)
+        decoded = Decoded(array, array.shape[1], array.shape[0])
+    else:
+        decoded = decode_image(image, options, size)
+    pixels = decoded.pixels
+    plan = plan_resize(decoded.width, decoded.height, size, config.resize_mode)
+    if isinstance(pixels, np.ndarray):
+        plan = plan.of(pixels.shape[1], pixels.shape[0])
+    resize_into(pixels, plan, config.interpolation, out, planar=True)

@@ -106,6 +106,21 @@ def _needed(axis: Axis, interpolation: Interpolation) -> tuple[int, int]:
     return int(taps.first[0]), int(taps.first[-1] + taps.counts[-1])
 
 
+def weight_matrix(
+    axis: Axis, interpolation: Interpolation, origin: int, sources: int
+) -> npt.NDArray[np.float64]:
+    """The fixed-point weights (times 2^22) of one pass as a dense (axis.length, sources) matrix.
+
+    Column k is source pixel origin + k.
+    """
+    taps = _taps(axis, interpolation)
+    weights = _fixed_point(taps.weights)
+    matrix = np.zeros((axis.length, sources))
+    for output, (first, count) in enumerate(zip(taps.first - origin, taps.counts, strict=True)):
+        matrix[output, first : first + count] = weights[output, :count]
+    return matrix
+
+
 def resample_crop(region: Array, plan: ResizePlan, interpolation: Interpolation) -> Array:
     """Both passes over the source pixels inside `needed_box`.
 

@@ -12,13 +12,15 @@ from PIL import Image
 
 from clipfast.config import Interpolation, ResizeMode
 from clipfast.errors import ConfigurationError, InputError
-from clipfast.inputs.arrays import as_pixels, is_array
+from clipfast.inputs import native
+from clipfast.inputs.arrays import as_pixels
 from clipfast.inputs.geometry import Axis, ResizePlan, plan_resize
 from clipfast.inputs.resample import needed_box, resample_crop
 
 Pixels = npt.NDArray[np.uint8]
 
 _WHOLE_RESIZE_PIXELS = 4_000_000
+_NEAREST_STEPS = 65_536
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _NEAREST_MODES = ("1", "P")
 _PREMULTIPLIED = {"RGBA": "RGBa", "LA": "La"}
@@ -49,12 +51,49 @@ def resize_crop(
             f"got size={size}, interpolation={interpolation!r}, resize_mode={resize_mode!r}; expected a size of at "
             'least 1, "bicubic" or "bilinear", and "shortest" or "squash"'
         )
-    if is_array(image):
-        image = Image.fromarray(as_pixels(image))
-    if not isinstance(image, Image.Image):
-        as_pixels(image)
-        raise AssertionError("as_pixels accepts only what is_array does")
-    plan = plan_resize(image.width, image.height, size, resize_mode)
+    source = image if isinstance(image, Image.Image) else as_pixels(image)
+    width, height = source.size if isinstance(source, Image.Image) else source.shape[1::-1]
+    out = np.empty((size, size, 3), np.uint8)
+    resize_into(source, plan_resize(width, height, size, resize_mode), interpolation, out)
+    return out
+
+
+def resize_into(
+    image: Image.Image | Pixels,
+    plan: ResizePlan,
+    interpolation: Interpolation,
+    out: Pixels,
+    *,
+    planar: bool = False,
+) -> None:
+    """Write the resized and cropped RGB pixels of `image` into `out`.
+
+    Args:
+        image: a PIL image, or uint8 (H, W, 3) or (H, W), C-contiguous.
+        out: (R, R, 3) uint8, or (3, R, R) when planar.
+    Raises: InputError wrong_type when the image's mode has no RGB form.
+    """
+    if native.BUILT and (isinstance(image, np.ndarray) or image.mode in ("RGB", "L")):
+        native.resize_crop(np.asarray(image)[None], plan, interpolation, out[None], planar=planar)
+        return
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    pixels = _through_pillow(image, plan, interpolation)
+    out[...] = pixels.transpose(2, 0, 1) if planar else pixels
+
+
+def resize_many(
+    images: Pixels, plan: ResizePlan, interpolation: Interpolation, out: Pixels
+) -> None:
+    """`resize_into` for (N, H, W, 3) images of one size; out: (N, 3, R, R) uint8."""
+    if native.BUILT:
+        native.resize_crop(images, plan, interpolation, out, planar=True)
+        return
+    for image, row in zip(images, out, strict=True):
+        resize_into(image, plan, interpolation, row, planar=True)
+
+
+def _through_pillow(image: Image.Image, plan: ResizePlan, interpolation: Interpolation) -> Pixels:
     if plan.resized_pixels <= _WHOLE_RESIZE_PIXELS:
         result = _resize_whole(image, plan, _FILTERS[interpolation])
     elif image.mode in _NEAREST_MODES:
@@ -109,8 +148,8 @@ def _crop_nearest(image: Image.Image, plan: ResizePlan) -> Pixels:
 def _nearest_source(axis: Axis) -> npt.NDArray[np.int64]:
     """The source pixel of each kept output: Pillow walks there in float64 steps of `scale` from scale / 2."""
     position = np.float64(axis.scale * 0.5)
-    for start in range(0, axis.start, _WHOLE_RESIZE_PIXELS):
-        steps = np.full(min(_WHOLE_RESIZE_PIXELS, axis.start - start) + 1, axis.scale)
+    for start in range(0, axis.start, _NEAREST_STEPS):
+        steps = np.full(min(_NEAREST_STEPS, axis.start - start) + 1, axis.scale)
         steps[0] = position
         position = np.cumsum(steps)[-1]
     steps = np.full(axis.length, axis.scale)

@@ -1,21 +1,27 @@
-"""Batches that are pixels already: uint8 of the tower's size, or normalised floating point."""
+"""Whole batches in one tensor: passed on when they are what the tower reads, else resized where they live."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
+from clipfast.config import PreprocessConfig
 from clipfast.errors import InputError
+from clipfast.inputs.device_resize import resize_crop_tensor
+from clipfast.inputs.geometry import plan_resize
+from clipfast.inputs.pipeline import windows
+from clipfast.inputs.resize import resize_many
+
+# pixels, positions in the input, failures
+Part = tuple[torch.Tensor, list[int], list[InputError]]
 
 # 8-bit pixels normalise to at most 2.8 in magnitude for every published mean and std.
 _LARGEST_NORMALIZED = 32.0
 
 
-def tensor_batches(
-    batch: torch.Tensor, size: int, batch_size: int
-) -> Iterator[tuple[torch.Tensor, list[int], list[InputError]]]:
-    """(pixels, indices, failures) of at most `batch_size` images, on the batch's device.
+def tensor_batches(batch: torch.Tensor, size: int, batch_size: int) -> Iterator[Part]:
+    """At most `batch_size` images at a time of a batch that needs no resizing, on its device.
 
     Args:
         batch: uint8 (N, R, R, 3) or (N, 3, R, R); floating point (N, 3, R, R) or (3, R, R).
@@ -26,30 +32,57 @@ def tensor_batches(
             batch = batch[None]
         if batch.shape[1:] != (3, size, size):
             raise _wrong_shape(tuple(batch.shape), size)
-    elif batch.shape[1:] != (3, size, size) or batch.shape[3] == 3:
+        return _checked_slices(batch, batch_size)
+    if batch.shape[3] == 3:
         batch = batch.permute(0, 3, 1, 2)
-    return _slices(batch, batch_size)
+    return (
+        (batch[at].contiguous(), [*_positions(at)], []) for at in _ranges(len(batch), batch_size)
+    )
 
 
-def _slices(
-    batch: torch.Tensor, batch_size: int
-) -> Iterator[tuple[torch.Tensor, list[int], list[InputError]]]:
-    for start in range(0, len(batch), batch_size):
-        pixels = batch[start : start + batch_size]
-        indices = list(range(start, start + len(pixels)))
-        if not pixels.is_floating_point():
-            yield pixels.contiguous(), indices, []
-            continue
-        largest = pixels.abs().flatten(1).amax(1)  # NaN wins a maximum
+def resized_batches(
+    batch: torch.Tensor, config: PreprocessConfig, size: int, batch_size: int, workers: int
+) -> Iterator[Part]:
+    """At most `batch_size` images at a time of a uint8 (N, H, W, 3) or (N, 3, H, W) batch, resized on its device."""
+    if batch.shape[3] != 3:
+        batch = batch.permute(0, 2, 3, 1)
+    plan = plan_resize(batch.shape[2], batch.shape[1], size, config.resize_mode)
+    if batch.device.type != "cpu":
+        return (
+            (resize_crop_tensor(batch[at], plan, config.interpolation), [*_positions(at)], [])
+            for at in _ranges(len(batch), batch_size)
+        )
+
+    def work(positions: Sequence[int], rows: torch.Tensor) -> list[None]:
+        images = batch[positions[0] : positions[-1] + 1].contiguous()
+        resize_many(images.numpy(), plan, config.interpolation, rows.numpy())
+        return [None] * len(positions)
+
+    steps = windows(range(len(batch)), work, batch_size=batch_size, size=size, workers=workers)
+    return ((step.rows, [*range(step.start, step.start + len(step.rows))], []) for step in steps)
+
+
+def _ranges(count: int, batch_size: int) -> Iterator[slice]:
+    return (slice(at, min(at + batch_size, count)) for at in range(0, count, batch_size))
+
+
+def _positions(at: slice) -> range:
+    return range(at.start, at.stop)
+
+
+def _checked_slices(batch: torch.Tensor, batch_size: int) -> Iterator[Part]:
+    for at in _ranges(len(batch), batch_size):
+        pixels, indices = batch[at], [*_positions(at)]
+        largest = pixels.abs().flatten(1).amax(1).tolist()  # NaN wins a maximum
         failures = [
             _value_error(value).at(index)
-            for index, value in zip(indices, largest.tolist(), strict=True)
+            for index, value in zip(indices, largest, strict=True)
             if not value <= _LARGEST_NORMALIZED
         ]
         if failures:
             bad = {failure.index for failure in failures}
             indices = [index for index in indices if index not in bad]
-            pixels = pixels[[index - start for index in indices]]
+            pixels = pixels[[index - at.start for index in indices]]
         yield pixels.contiguous(), indices, failures
 
 

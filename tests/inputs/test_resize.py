@@ -1,9 +1,15 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from clipfast.errors import ConfigurationError, InputError
-from clipfast.inputs import resize, resize_crop
+from clipfast.errors import ConfigurationError, InputError, UnsupportedError
+from clipfast.inputs import native, resize, resize_crop
+from clipfast.inputs.device_resize import resize_crop_tensor
+from clipfast.inputs.geometry import plan_resize
 from tests.inputs.oracles import reference_pixels
 
 MODES = [
@@ -61,10 +67,12 @@ def random_cases(count, longest, rng):
         )
 
 
-@pytest.mark.parametrize("whole_resize_pixels", [4_000_000, 1], ids=["whole", "region"])
+@pytest.mark.parametrize("path", ["native", "whole", "region"])
 @pytest.mark.parametrize("mode", MODES)
-def test_equals_pillow(mode, whole_resize_pixels, monkeypatch):
-    monkeypatch.setattr(resize, "_WHOLE_RESIZE_PIXELS", whole_resize_pixels)
+def test_equals_pillow(mode, path, monkeypatch):
+    """Through C++, through Pillow's whole resize, and through numpy on the cropped region."""
+    monkeypatch.setattr(native, "BUILT", native.BUILT and path == "native")
+    monkeypatch.setattr(resize, "_WHOLE_RESIZE_PIXELS", 1 if path == "region" else 4_000_000)
     rng = np.random.default_rng(MODES.index(mode))
     for width, height, size, interpolation, resize_mode in random_cases(12, 400, rng):
         image = random_image(mode, width, height, rng)
@@ -115,3 +123,126 @@ def test_refuses_modes_without_rgb_form():
 def test_refuses_unknown_options(options):
     with pytest.raises(ConfigurationError):
         resize_crop(Image.new("RGB", (5, 5)), **{"size": 8, **options})
+
+
+def isas():
+    if not native.BUILT:
+        return ["none"]
+    from clipfast import _native
+
+    return list(_native.supported_isas())
+
+
+needs_native = pytest.mark.skipif(not native.BUILT, reason="built without the C++ extension")
+
+
+def guarded(shape, rng):
+    """Random pixels that end where their allocation ends, so that a sanitizer sees a read past them."""
+    pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+    return np.where(rng.integers(2), pixels, (pixels > 127) * np.uint8(255)).astype(np.uint8)
+
+
+@needs_native
+@pytest.mark.parametrize("isa", isas())
+def test_native_equals_pillow(isa, monkeypatch):
+    monkeypatch.setenv("CLIPFAST_ISA", isa)
+    rng = np.random.default_rng(7)
+    for width, height, size, interpolation, resize_mode in random_cases(150, 700, rng):
+        pixels = guarded((height, width, 3) if rng.integers(3) else (height, width), rng)
+        expected = reference_pixels(Image.fromarray(pixels), size, interpolation, resize_mode)
+        got = resize_crop(pixels, size, interpolation=interpolation, resize_mode=resize_mode)
+        case = f"{pixels.shape} to {size} {interpolation} {resize_mode}"
+        np.testing.assert_array_equal(got, expected, err_msg=case)
+
+
+@needs_native
+@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("planar", [False, True])
+def test_native_batches_write_only_their_rows(isa, planar, monkeypatch):
+    monkeypatch.setenv("CLIPFAST_ISA", isa)
+    rng = np.random.default_rng(8)
+    images = guarded((3, 57, 41, 3), rng)
+    plan = plan_resize(41, 57, 19, "shortest")
+    guard = np.full((5, 3, 19, 19) if planar else (5, 19, 19, 3), 77, np.uint8)
+    native.resize_crop(images, plan, "bicubic", guard[1:4], planar=planar)
+    assert (guard[[0, 4]] == 77).all()
+    for image, row in zip(images, guard[1:4], strict=True):
+        expected = reference_pixels(Image.fromarray(image), 19)
+        np.testing.assert_array_equal(row.transpose(1, 2, 0) if planar else row, expected)
+
+
+@needs_native
+@pytest.mark.parametrize("isa", isas())
+def test_very_long_sides_are_resized_in_blocks(isa, monkeypatch):
+    """More taps than are held at once: 3 million pixels to 5 outputs of 2.4 million taps each."""
+    monkeypatch.setenv("CLIPFAST_ISA", isa)
+    long = guarded((3_000_000, 3), np.random.default_rng(9))
+    for pixels in (long[None], long[:, None].copy()):
+        expected = reference_pixels(Image.fromarray(pixels), 5, "bicubic", "squash")
+        got = resize_crop(pixels, 5, resize_mode="squash")
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_unknown_instruction_set_is_refused(monkeypatch):
+    if not native.BUILT:
+        pytest.skip("built without the C++ extension")
+    monkeypatch.setattr("clipfast._native.supported_isas", lambda: ("serial",))
+    monkeypatch.setenv("CLIPFAST_ISA", "avx512")
+    with pytest.raises(UnsupportedError, match="avx512"):
+        resize_crop(np.zeros((5, 5, 3), np.uint8), 3)
+
+
+def test_tensors_are_resized_on_their_device_with_the_same_bits():
+    rng = np.random.default_rng(10)
+    for width, height, size, interpolation, resize_mode in random_cases(25, 300, rng):
+        images = guarded((2, height, width, 3), rng)
+        plan = plan_resize(width, height, size, resize_mode)
+        got = resize_crop_tensor(torch.from_numpy(images), plan, interpolation).numpy()
+        for image, pixels in zip(images, got, strict=True):
+            expected = reference_pixels(Image.fromarray(image), size, interpolation, resize_mode)
+            np.testing.assert_array_equal(pixels.transpose(1, 2, 0), expected)
+
+
+@pytest.mark.slow
+def test_equals_pillow_on_two_thousand_sizes():
+    """Sides of 1 to 2,000, targets of 224 to 448, every mode, both filters and both geometries."""
+    rng = np.random.default_rng(11)
+    for case in range(2000):
+        width, height = (int(side) for side in rng.integers(1, 2001, 2))
+        size = int(rng.integers(224, 449))
+        interpolation, resize_mode = (
+            rng.choice(["bicubic", "bilinear"]),
+            rng.choice(["shortest", "squash"]),
+        )
+        mode = MODES[case % len(MODES)] if case % 2 else ["RGB", "L"][case // 2 % 2]
+        if max(width / height, height / width) * size**2 > 20_000_000:
+            resize_mode = "squash"  # the reference itself would need gigabytes
+        image = random_image(mode, width, height, rng)
+        expected = reference_pixels(image, size, interpolation, resize_mode)
+        got = resize_crop(image, size, interpolation=interpolation, resize_mode=resize_mode)
+        assert np.array_equal(got, expected), (
+            f"{mode} {image.size} to {size} {interpolation} {resize_mode}"
+        )
+
+
+def test_peak_memory_of_extreme_aspect_ratios():
+    """1 x 60000 and 60000 x 1: the reference needs 9 GB, the crop alone a few hundred kilobytes."""
+    script = """
+import resource, sys
+import numpy as np
+from PIL import Image
+from clipfast.config import PreprocessConfig
+from clipfast.inputs import preprocess_image
+column = np.random.default_rng(0).integers(0, 256, (60000, 1, 3), dtype=np.uint8)
+images = [Image.fromarray(np.ascontiguousarray(pixels)).convert(mode)
+          for pixels in (column, column.transpose(1, 0, 2)) for mode in ("RGB", "L", "P", "RGBA", "CMYK", "I", "F")]
+preprocess_image(Image.new("RGB", (300, 300)), PreprocessConfig(), 224)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for image in images:
+    preprocess_image(image, PreprocessConfig(), 224)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    output = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert float(output.stdout) < 50  # MB; 6 measured

@@ -1,0 +1,109 @@
+"""Work on consecutive items by threads, one batch ahead of the consumer, results in order, memory bounded.
+
+While the consumer computes on one batch, the pool works on the next. Threads are made for one call and joined at its
+end (also when the consumer stops early), so nothing is left behind to break a fork.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import torch
+
+Outcome = TypeVar("Outcome")
+# Fills rows of a batch from the items that belong there, and reports on each.
+Work = Callable[[Sequence[Any], torch.Tensor], list[Outcome]]
+
+_BATCHES_READ_AHEAD = 2  # the one that is waited for, and the next
+_MAX_ITEMS_PER_TASK = 8
+
+
+@dataclass(frozen=True)
+class Window(Generic[Outcome]):
+    """`outcomes` of the items from position `start` on, and the (b, 3, R, R) uint8 rows that the work filled."""
+
+    start: int
+    rows: torch.Tensor
+    outcomes: list[Outcome]
+
+
+def windows(
+    source: Iterable[object], work: Work[Outcome], *, batch_size: int, size: int, workers: int
+) -> Iterator[Window[Outcome]]:
+    """`work` on every `batch_size` items of `source`, in order.
+
+    Args:
+        size: R of the rows.
+        workers: threads; 0 works in the caller's thread, without reading ahead.
+    """
+    items = _counted(source)
+    start = 0
+    if workers < 1:
+        while batch := list(islice(items, batch_size)):
+            rows = torch.empty(len(batch), 3, size, size, dtype=torch.uint8)
+            yield Window(start, rows, work(batch, rows))
+            start += len(batch)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="clipfast-inputs")
+    pending: deque[tuple[torch.Tensor, list[Future[list[Outcome]]]]] = deque()
+    try:
+        while True:
+            while len(pending) < _BATCHES_READ_AHEAD and (batch := list(islice(items, batch_size))):
+                rows = torch.empty(len(batch), 3, size, size, dtype=torch.uint8)
+                step = max(1, min(_MAX_ITEMS_PER_TASK, len(batch) // (2 * workers)))
+                futures = [
+                    pool.submit(work, batch[at : at + step], rows[at : at + step])
+                    for at in range(0, len(batch), step)
+                ]
+                pending.append((rows, futures))
+            if not pending:
+                return
+            rows, futures = pending.popleft()
+            yield Window(start, rows, list(chain.from_iterable(task.result() for task in futures)))
+            start += len(rows)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _ItemCount:
+    """Notes on an exception that leaves the block how many items the caller's iterable gave before."""
+
+    items = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None and not isinstance(error, GeneratorExit):
+            error.add_note(f"raised by the iterable of images after {self.items} images")
+
+
+def _counted(source: Iterable[object]) -> Iterator[object]:
+    with _ItemCount() as count:
+        for item in source:
+            yield item
+            count.items += 1
+
+
+def available_processors() -> int:
+    """Processors that this process may use: its affinity, within its control group's quota."""
+    processors = len(os.sched_getaffinity(0))
+    limit = Path("/sys/fs/cgroup/cpu.max")
+    if limit.is_file():
+        quota, period = limit.read_text().split()
+        if quota != "max":
+            processors = min(processors, max(1, -(-int(quota) // int(period))))
+    return processors
