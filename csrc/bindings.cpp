@@ -4,12 +4,15 @@
 
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "cpu/cpu_features.h"
 #include "cpu/resize.h"
 #include "cpu/similarity.h"
+#include "cpu/tokenizer.h"
 #include "cpu/top_k.h"
 
 namespace py = pybind11;
@@ -123,6 +126,91 @@ void bind_resize_crop(const py::tuple& images, const py::tuple& horizontal,
     resize_crop(job, parsed);
 }
 
+// Callers' items as views into Python's own memory, valid while the list holds its items.
+TextView text_view(py::handle item) {
+    if (PyBytes_Check(item.ptr()))
+        return {
+            {PyBytes_AS_STRING(item.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(item.ptr()))},
+            true};
+    if (!PyUnicode_Check(item.ptr()) || !PyUnicode_IS_ASCII(item.ptr()))
+        throw std::invalid_argument("texts are not bytes or ASCII str");
+    return {{static_cast<const char*>(PyUnicode_DATA(item.ptr())),
+             static_cast<std::size_t>(PyUnicode_GET_LENGTH(item.ptr()))},
+            false};
+}
+
+class Tokenizer {
+  public:
+    Tokenizer(std::uintptr_t byte_ids, std::uintptr_t merges, std::int64_t count)
+        : vocabulary_(reinterpret_cast<const std::int32_t*>(byte_ids),
+                      reinterpret_cast<const std::int32_t*>(merges), count) {}
+
+    // The idle caches are touched only with the GIL held; a call that runs without it owns its
+    // cache.
+    std::unique_ptr<TokenRows> encode(const py::list& texts) {
+        std::vector<TextView> views;
+        views.reserve(texts.size());
+        for (const py::handle item : texts) views.push_back(text_view(item));
+        std::unique_ptr<WordCache> cache;
+        if (idle_.empty()) {
+            cache = std::make_unique<WordCache>();
+        } else {
+            cache = std::move(idle_.back());
+            idle_.pop_back();
+        }
+        std::unique_ptr<TokenRows> rows;
+        {
+            const py::gil_scoped_release unlocked;
+            rows = std::make_unique<TokenRows>(encode_texts(views, vocabulary_, *cache));
+        }
+        idle_.push_back(std::move(cache));
+        return rows;
+    }
+
+  private:
+    Vocabulary vocabulary_;
+    std::vector<std::unique_ptr<WordCache>> idle_;
+};
+
+// Positions of the items that are no plain str.
+py::list unusual_texts(const py::list& texts) {
+    py::list positions;
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+        const py::handle item = texts[i];
+        const bool ascii = PyUnicode_Check(item.ptr()) && PyUnicode_IS_ASCII(item.ptr());
+        if (!ascii || !is_plain(text_view(item).bytes)) positions.append(i);
+    }
+    return positions;
+}
+
+void write_lengths(const TokenRows& rows, std::uintptr_t out, std::int64_t context) {
+    std::int64_t* lengths = reinterpret_cast<std::int64_t*>(out);
+    for (std::int64_t row = 0; row < rows.rows(); ++row)
+        lengths[row] = context > 0 ? rows.packed_length(row, context) : rows.length(row);
+}
+
+void bind_tokenizer(py::module_& module) {
+    py::class_<TokenRows>(module, "TokenRows", "Rows of token ids, from start to end of text.")
+        .def("write_lengths", &write_lengths, py::arg("out"), py::arg("context"),
+             "int64 lengths: of packed rows, or of whole rows when context is 0.")
+        .def("write_padded",
+             [](const TokenRows& rows, std::int64_t context, std::uintptr_t out) {
+                 rows.write_padded(context, reinterpret_cast<std::int32_t*>(out));
+             })
+        .def("write_packed", [](const TokenRows& rows, std::int64_t context, std::uintptr_t ids,
+                                std::uintptr_t offsets) {
+            rows.write_packed(context, reinterpret_cast<std::int32_t*>(ids),
+                              reinterpret_cast<std::int32_t*>(offsets));
+        });
+    py::class_<Tokenizer>(module, "Tokenizer", "CLIP's byte-level BPE over cleaned texts.")
+        .def(py::init<std::uintptr_t, std::uintptr_t, std::int64_t>(), py::arg("byte_ids"),
+             py::arg("merges"), py::arg("count"))
+        .def("encode", &Tokenizer::encode, py::arg("texts"),
+             "A list of plain str, or bytes of words with 0xff between them, to TokenRows.");
+    module.def("unusual_texts", &unusual_texts, py::arg("texts"),
+               "Positions of the items that are no str of printable ASCII without '&'.");
+}
+
 }  // namespace
 }  // namespace clipfast
 
@@ -148,4 +236,5 @@ PYBIND11_MODULE(_native, module) {
                py::arg("isa"),
                "Resize and crop images (address, count, image stride, row stride, channels) along "
                "axes (source, resized, start, length) into out (address, image stride, planar).");
+    bind_tokenizer(module);
 }

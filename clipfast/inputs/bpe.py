@@ -7,9 +7,8 @@ from typing import Final
 
 import regex
 
-from clipfast.inputs.vocabulary import EOT_ID, SOT_ID, Vocabulary
+from clipfast.inputs.vocabulary import Vocabulary
 
-SPECIALS: Final = {"<|startoftext|>": SOT_ID, "<|endoftext|>": EOT_ID}
 WORDS: Final = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
     regex.IGNORECASE,

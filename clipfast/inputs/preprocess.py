@@ -46,6 +46,11 @@ def preprocess_into(
         decoded = Decoded(array, array.shape[1], array.shape[0])
     else:
         decoded = decode_image(image, options, size)
+    resize_decoded(decoded, config, size, out)
+
+
+def resize_decoded(decoded: Decoded, config: PreprocessConfig, size: int, out: Pixels) -> None:
+    """Resize, centre-crop and convert to RGB what `decode_image` gave, into `out`, (3, R, R) and C-contiguous."""
     pixels = decoded.pixels
     plan = plan_resize(decoded.width, decoded.height, size, config.resize_mode)
     if isinstance(pixels, np.ndarray):
