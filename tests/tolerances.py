@@ -13,3 +13,7 @@ TEXT_PATHS_FLOAT32 = 1e-6
 # ---- scoring -------------------------------------------------------------------------------------------------
 # max difference of probabilities (scale 100) and cosines to float64, inputs of any dtype. Measured: 4e-6.
 SCORES_FLOAT32 = 2e-5
+
+# ---- kernels -------------------------------------------------------------------------------------------------
+# error(kernel) <= this x error(plain torch in the same dtype) + one rounding. Measured: see the tests' own lines.
+KERNEL_ERROR_FACTOR = 2.0

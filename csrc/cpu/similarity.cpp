@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "cpu/parallel.h"
 #include "cpu/softmax_row.h"
 
 namespace clipfast {
@@ -62,16 +63,15 @@ void similarity(const CosineProblem& problem, float scale, float* out) {
         const std::int64_t count = std::min(kChunkQueries, problem.queries.rows - first);
         const QueryPanel panel(problem, kernels, first, count);
         const Task task{problem, kernels, panel, first, scale, out + first * keys};
-#pragma omp parallel num_threads(problem.threads)
-        {
-#pragma omp for collapse(2) schedule(dynamic)
-            for (std::int64_t g = 0; g < panel.groups(); g += kTaskGroups)
-                for (std::int64_t key = 0; key < keys; key += step)
-                    logits(task, g, std::min(g + kTaskGroups, panel.groups()), key,
-                           std::min(key + step, keys));
-#pragma omp for schedule(static)
-            for (std::int64_t q = 0; q < count; ++q) softmax(task.out + q * keys, keys);
-        }
+        const std::int64_t key_tasks = (keys + step - 1) / step;
+        const std::int64_t group_tasks = (panel.groups() + kTaskGroups - 1) / kTaskGroups;
+        parallel_for(problem.threads, group_tasks * key_tasks, [&](std::int64_t i) {
+            const std::int64_t g = i / key_tasks * kTaskGroups, key = i % key_tasks * step;
+            logits(task, g, std::min(g + kTaskGroups, panel.groups()), key,
+                   std::min(key + step, keys));
+        });
+        parallel_for(problem.threads, count,
+                     [&](std::int64_t q) { softmax(task.out + q * keys, keys); });
     }
 }
 

@@ -9,6 +9,8 @@
 #include <atomic>
 #include <cmath>
 
+#include "cpu/parallel.h"
+
 namespace clipfast {
 namespace {
 
@@ -149,10 +151,10 @@ void top_k_of_chunk(const Chunk& chunk, float* scores, std::int64_t* indices) {
     for (int t = 0; t < threads; ++t)
         scans.emplace_back(chunk, panel, heaps.data() + t * chunk.queries * chunk.k);
     std::atomic<std::int64_t> next{0};
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int t = 0; t < threads; ++t)
+    parallel_for(threads, threads, [&](std::int64_t t) {
         for (std::int64_t i = next++; i < ranges; i = next++)
             scans[t].range(i * range, std::min((i + 1) * range, problem.rows.rows));
+    });
 
     std::vector<Candidate> merged;
     merged.reserve(threads * chunk.k);

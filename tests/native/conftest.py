@@ -1,0 +1,3 @@
+from tests.native.kernels import kernels
+
+__all__ = ["kernels"]
