@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pybind11
+from pybind11.setup_helpers import ParallelCompile
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError
@@ -86,6 +87,7 @@ class BuildNative(build_ext):
             super().copy_extensions_to_source()
 
 
+ParallelCompile(default=0).install()  # as many compilers at once as there are processors
 setup(
     packages=[
         *find_packages(include=["clipfast*"], exclude=["clipfast.kernels*"]),
@@ -96,6 +98,7 @@ setup(
         "clipfast": ["py.typed", "*.json"],
         "clipfast.checkpoint": ["*.json"],
         "clipfast.inputs": ["data/*"],
+        "clipfast.kernels": ["*.json"],
         "clipfast.demo": ["weights/*", "samples/*", "*.json", "*.md"],
     },
     ext_modules=[
