@@ -1,5 +1,6 @@
 """Files of the Hugging Face hub, through huggingface_hub's own cache: downloads resume, are checksummed and atomic.
 
+What the cache holds is used as it is, without asking the hub; `hf download org/name` brings a newer revision.
 HF_HUB_OFFLINE=1 serves from the cache alone; HF_HOME, HF_ENDPOINT and HF_TOKEN mean what they mean there.
 """
 
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -34,6 +35,11 @@ class HubRepository:
         Raises: CheckpointError when the repository or revision does not exist, or may not be read.
         """
         try:
+            cached = try_to_load_from_cache(self.name, file, revision=self.revision)
+            if cached is _CACHED_NO_EXIST:  # the hub was asked before
+                return None
+            if isinstance(cached, str):
+                return Path(cached)
             return Path(
                 hf_hub_download(
                     self.name,

@@ -17,7 +17,9 @@ from typing import IO, Any, NamedTuple
 
 from clipfast.errors import CheckpointError
 
-MAX_PICKLE_BYTES = 16 * 1024 * 1024
+MAX_PICKLE_BYTES = (
+    4 * 1024 * 1024
+)  # of bigG with its optimiser: under 1 MB; each opcode costs some 3 us
 
 
 class GlobalName(NamedTuple):

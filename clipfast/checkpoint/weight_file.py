@@ -42,12 +42,14 @@ def read_weights(path: Path) -> RawWeights:
 
 def _read_file(path: Path) -> tuple[dict[str, torch.Tensor], bool]:
     head = _first_bytes(path)
+    if (
+        head[8:9] == b"{"
+    ):  # before the others: a safetensors file begins with a length, which may be any bytes
+        return read_safetensors(path), False
     if head.startswith(b"PK\x03\x04"):
         return read_torch_zip(path)
     if head.startswith(b"\x80"):
         return read_torch_legacy(path), False
-    if head[8:9] == b"{":
-        return read_safetensors(path), False
     raise CheckpointError(
         f"{path}: {_what_else(head)}; expected .safetensors, or a torch .pt, .pth or .bin file"
     )
