@@ -99,6 +99,7 @@ setup(
         "clipfast.checkpoint": ["*.json"],
         "clipfast.inputs": ["data/*"],
         "clipfast.kernels": ["*.json"],
+        "clipfast.export": ["*.json", "samples/*"],
         "clipfast.demo": ["weights/*", "samples/*", "*.json", "*.md"],
     },
     ext_modules=[
