@@ -67,7 +67,7 @@ _DECODER_ERRORS = (
     TypeError,
     ValueError,
     Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
+    Warning,  # where the caller's filters make them errors
     struct.error,
     zlib.error,
 )
@@ -79,6 +79,7 @@ _TRUNCATED = (
     "eof",
     "incomplete",
 )
+_CLOSED = "Operation on closed image"
 _SIGNATURE_BYTES = 16
 
 
@@ -176,7 +177,7 @@ def _identify(data: bytes, options: DecodeOptions) -> Image.Image:
         try:
             return factory(io.BytesIO(data), "")
         except _DECODER_ERRORS as error:
-            if len(data) > _SIGNATURE_BYTES:
+            if len(data) > _SIGNATURE_BYTES and unsupported_format(data) is None:
                 raise _decoding_error(name, "header", error) from None
     foreign = unsupported_format(data)
     if foreign is not None:
@@ -218,6 +219,8 @@ def _decoding_error(format_name: str, part: str, error: BaseException) -> InputE
             code="image_too_large",
         )
     reason = str(error) or type(error).__name__
+    if reason == _CLOSED:
+        return InputError("the PIL image is closed; pass it before closing", code="unreadable_file")
     truncated = any(word in reason.lower() for word in _TRUNCATED)
     return InputError(
         f"{format_name} {part} cannot be decoded: {reason}",

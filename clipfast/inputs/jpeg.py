@@ -71,6 +71,7 @@ def decode(data: bytes, header: JpegHeader, least_side: int | None) -> Pixels | 
     Args:
         least_side: decode at the smallest n/8 scale whose sides are both at least this long; None is full size.
     Returns: (H, W, 3) or (H, W) uint8.
+    Raises: InputError truncated_image when the data ends before the image does.
     """
     colorspace = _COLORSPACES.get(header.colorspace)
     if colorspace is None or header.subsampling not in _SUBSAMPLINGS or not equals_pillow():
@@ -80,7 +81,12 @@ def decode(data: bytes, header: JpegHeader, least_side: int | None) -> Pixels | 
         pixels: Pixels = simplejpeg.decode_jpeg(
             data, colorspace, min_height=least, min_width=least, strict=True
         )
-    except ValueError:
+    except ValueError as error:
+        # Whether Pillow notices a missing end depends on how its reads fall; here it is an error always.
+        if "Premature end" in str(error):
+            raise InputError(
+                f"JPEG data cannot be decoded: {error}", code="truncated_image"
+            ) from None
         return None
     return pixels[..., 0] if colorspace == "GRAY" else pixels
 

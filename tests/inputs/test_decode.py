@@ -1,0 +1,152 @@
+"""Decoded pixels against Pillow and torchvision, fast decoding, and EXIF orientation."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from benchmarks.peers.modules import make_torchvision_importable
+from clipfast.config import PreprocessConfig
+from clipfast.inputs import DecodeOptions, jpeg, native, preprocess_image
+from tests.inputs.broken_files import encoded, photo
+from tests.inputs.oracles import reference_pixels
+from tests.tolerances import FAST_DECODE_PIXEL_COSINE
+
+CONFIG = PreprocessConfig()
+FAST = DecodeOptions(decode="fast")
+UPRIGHT = DecodeOptions(exif_orientation=True)
+
+
+def pixels_of(data, size=48, options=None):
+    return preprocess_image(data, CONFIG, size, options or DecodeOptions()).transpose(1, 2, 0)
+
+
+def pillow_pixels(data, size=48):
+    with Image.open(io.BytesIO(data)) as image:
+        return reference_pixels(image, size)
+
+
+@pytest.mark.parametrize("through", ["simplejpeg", "pillow"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 30},
+        {"quality": 95, "subsampling": 0},
+        {"subsampling": 1},
+        {"subsampling": 2, "progressive": True},
+        {"optimize": True, "restart_marker_blocks": 3},
+        {"keep_rgb": True},
+    ],
+    ids=str,
+)
+def test_jpeg_equals_pillow(options, mode, through, monkeypatch):
+    monkeypatch.setattr(jpeg, "equals_pillow", lambda: through == "simplejpeg")
+    for width, height in ((211, 157), (16, 16), (7, 3), (1, 1)):
+        data = encoded(photo(width, height).convert(mode), **options)
+        np.testing.assert_array_equal(pixels_of(data), pillow_pixels(data))
+
+
+def test_simplejpeg_is_used_because_it_equals_pillow():
+    assert jpeg.equals_pillow.__wrapped__()
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM"])
+def test_other_formats_equal_pillow(format_name):
+    for mode in ("1", "L", "RGB", "RGBA", *(["P"] if format_name not in ("PPM", "AVIF") else [])):
+        data = encoded(photo(61, 83).convert(mode), format_name)
+        np.testing.assert_array_equal(pixels_of(data), pillow_pixels(data))
+
+
+def test_sixteen_bit_and_float_images_equal_pillow():
+    rng = np.random.default_rng(0)
+    levels = Image.fromarray(rng.integers(0, 65536, (50, 40), dtype=np.uint16))
+    floats = np.array([[0, 1.5, 300], [np.nan, -4, 90], [7, 8, 9]], np.float32)
+    for data in (
+        encoded(levels, "PNG"),
+        encoded(levels, "TIFF"),
+        encoded(Image.fromarray(floats), "TIFF"),
+    ):
+        np.testing.assert_array_equal(pixels_of(data), pillow_pixels(data))
+    assert (
+        pixels_of(encoded(levels, "PNG")).mean() > 250
+    )  # as in the reference, levels above 255 are white
+
+
+def test_equals_torchvision():
+    """The reference transform itself, on the sizes that published models take."""
+    make_torchvision_importable()
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+    for size in (224, 240, 336):
+        transform = Compose([Resize(size, InterpolationMode.BICUBIC), CenterCrop(size)])
+        for width, height in ((640, 427), (427, 640), (225, 223), (300, 901), (901, 300), (57, 41)):
+            data = encoded(photo(width, height))
+            expected = np.asarray(transform(Image.open(io.BytesIO(data))).convert("RGB"))
+            np.testing.assert_array_equal(pixels_of(data, size), expected)
+
+
+def cosine(a, b):
+    a, b = (x.astype(np.float64).ravel() - 117 for x in (a, b))
+    return a @ b / np.sqrt((a @ a) * (b @ b))
+
+
+def test_fast_decoding_is_close_and_exact_below_twice_the_target():
+    data = encoded(photo(1600, 1200))
+    exact, fast = pixels_of(data, 224), pixels_of(data, 224, FAST)
+    assert np.array_equal(exact, pillow_pixels(data, 224))
+    assert not np.array_equal(exact, fast)
+    print(
+        f"cosine of pixels, 1600 x 1200 to 224 from a half-size decode: {cosine(exact, fast):.6f}"
+    )
+    assert cosine(exact, fast) >= FAST_DECODE_PIXEL_COSINE
+    small = encoded(photo(440, 440))
+    assert np.array_equal(pixels_of(small, 224, FAST), pixels_of(small, 224))
+    png = encoded(photo(1600, 1200), "PNG")
+    assert np.array_equal(pixels_of(png, 224, FAST), pixels_of(png, 224))
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "pil"])
+@pytest.mark.parametrize("options", [UPRIGHT, DecodeOptions(exif_orientation=True, decode="fast")])
+@pytest.mark.parametrize("orientation", range(10))
+def test_exif_orientation(orientation, options, format_name):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(photo(60, 90), "JPEG" if format_name == "pil" else format_name, exif=exif)
+    source = Image.open(io.BytesIO(data)) if format_name == "pil" else data
+    with Image.open(io.BytesIO(data)) as image:
+        ignored, upright = (
+            reference_pixels(image, 48),
+            reference_pixels(ImageOps.exif_transpose(image), 48),
+        )
+    np.testing.assert_array_equal(pixels_of(source), ignored)
+    np.testing.assert_array_equal(pixels_of(source, options=options), upright)
+    assert np.array_equal(ignored, upright) == (orientation not in range(2, 9))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_broken_metadata_never_fails_decoding():
+    rng = np.random.default_rng(0)
+    plain = pixels_of(encoded(photo()))
+    for metadata in (
+        b"Exif\0\0" + rng.bytes(60_000),
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0MM",
+    ):
+        data = encoded(photo(), exif=metadata)
+        for options in (DecodeOptions(), UPRIGHT):
+            np.testing.assert_array_equal(pixels_of(data, options=options), plain)
+    data = encoded(photo(), icc_profile=b"broken" * 1000)
+    np.testing.assert_array_equal(pixels_of(data), plain)
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>" + b"<a>" * 10_000
+    data = encoded(photo(), xmp=xmp)
+    np.testing.assert_array_equal(pixels_of(data, options=UPRIGHT), plain)
+
+
+def test_fallback_without_the_native_module(monkeypatch):
+    data = encoded(photo(300, 200))
+    with_native = pixels_of(data, 64)
+    monkeypatch.setattr(native, "BUILT", False)
+    np.testing.assert_array_equal(pixels_of(data, 64), with_native)
+    np.testing.assert_array_equal(pixels_of(encoded(photo(900, 700)), 64, FAST).shape, (64, 64, 3))
