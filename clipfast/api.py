@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,18 +13,22 @@ import torch
 
 from clipfast import environment, templates
 from clipfast.backends import select_ops
-from clipfast.checkpoint import load_checkpoint
+from clipfast.checkpoint import Checkpoint, load_checkpoint
 from clipfast.checkpoint.folds import fold
 from clipfast.config import Activation, ModelConfig
 from clipfast.encoder import Encoder, TowerEncoder
 from clipfast.engine import Engine, TextStatistics
-from clipfast.errors import ConfigurationError, InputError
+from clipfast.errors import ConfigurationError, InputError, UnsupportedError
 from clipfast.hidden_states import Layer, image_tokens, text_tokens
 from clipfast.inputs import load_tokenizer, preprocess_image
 from clipfast.ops import Tensor
 from clipfast.parameters import map_tensors
 from clipfast.precision import DTYPES, resolve_device, resolve_precision
+from clipfast.runtimes.load import is_export, load_runtime
 from clipfast.zero_shot import ZeroShotClassifier, load_classifier, zero_shot_classifier
+
+if TYPE_CHECKING:
+    from clipfast.export.options import ExportReport
 
 logger = logging.getLogger("clipfast")
 
@@ -44,10 +48,12 @@ def load(
 
     Args:
         source: a published name ("ViT-B/32"), a "model/pretrained" pair ("ViT-B-32/laion2b_s34b_b79k"),
-            "hf-hub:org/name", a weight file, a directory, or "demo" (the small model in the package).
+            "hf-hub:org/name", a weight file, a directory, "demo" (the small model in the package), or an exported
+            directory, .onnx or .engine file.
         device: auto, cpu, cuda, cuda:N. A CUDA device that was asked for and is missing is an error.
         precision: auto, fp32, bf16, fp16 (and fp64, for checking). auto is bf16 where the hardware has it, else fp32.
-        backend: auto, reference, cpu, triton, cuda. A named backend that cannot serve is an error, never replaced.
+        backend: auto, reference, cpu, triton, cuda; for exports auto, onnxruntime, tensorrt. A named backend that
+            cannot serve is an error, never replaced.
         architecture: family of a file whose tensors do not tell heads, activation or preprocessing ("ViT-H-14").
         activation: "gelu" or "quick_gelu", over what the file or the table says.
         threads: CPU threads that compute, for this process (torch has one pool). None leaves it as it is.
@@ -71,6 +77,8 @@ def load(
             raise ConfigurationError(f"threads={threads}: expected a positive number, or None")
         torch.set_num_threads(threads)
     place = resolve_device(device)
+    if is_export(source):
+        return _load_export(arguments, place)
     resolved = resolve_precision(precision, place)
     dtype = DTYPES[resolved]
     ops = select_ops(
@@ -303,12 +311,43 @@ class Model:
             "operations": encoder.ops.describe() if isinstance(encoder, TowerEncoder) else {},
         }
 
+    def export_onnx(self, directory: str | Path, **options: Any) -> ExportReport:
+        """Verified ONNX towers in `directory`. options and errors: as `clipfast.export.onnx.export_onnx`."""
+        from clipfast.export.onnx import export_onnx  # onnx is an extra
+
+        return export_onnx(self._checkpoint(), directory, **options)
+
+    def _checkpoint(self) -> Checkpoint:
+        """The weights that this model was loaded from."""
+        if not isinstance(self._encoder, TowerEncoder):
+            raise UnsupportedError(f"{self!r} is an export itself; export from the weights")
+        arguments = self._arguments
+        return load_checkpoint(
+            arguments["source"],
+            architecture=arguments["architecture"],
+            activation=arguments["activation"],
+        )
+
     def warmup(self, batch_size: int = 1) -> Model:
         """Run one batch of each kind, so that the next call pays no first-use cost. Returns the model."""
         size = self.config.vision.image_size
         self.encode_images(np.zeros((batch_size, 3, size, size), np.uint8))
         self.encode_texts(["warm up"] * batch_size)
         return self
+
+
+def _load_export(arguments: dict[str, Any], place: torch.device) -> Model:
+    """An exported directory or file, on ONNX Runtime or TensorRT."""
+    encoder, runtime = load_runtime(
+        arguments["source"],
+        runtime=arguments["backend"],
+        device=place,
+        threads=arguments["threads"],
+    )
+    described = encoder.metadata
+    described.require(**arguments)
+    engine = Engine(encoder, load_tokenizer(), batch_invariant=arguments["batch_invariant"])
+    return Model(engine, described.dtype, runtime, lambda: described.fingerprint, arguments)
 
 
 def _load_again(arguments: dict[str, Any]) -> Model:

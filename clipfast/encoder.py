@@ -29,6 +29,8 @@ class Encoder(Protocol):
     logit_scale: float
     shares_prefixes: bool
     """Whether encode_texts takes trees; where False it is given packed texts only."""
+    unit_rows: bool
+    """Whether rows leave with unit length already, so that they cannot be had un-normalised."""
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """(B, 3, R, R) uint8, or floating point and normalised -> (B, E) float32, not normalised."""
@@ -43,6 +45,7 @@ class TowerEncoder:
     """Our towers over one backend's operations."""
 
     shares_prefixes = True
+    unit_rows = False
 
     def __init__(
         self, config: ModelConfig, parameters: Parameters, ops: Ops, device: torch.device

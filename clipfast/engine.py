@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from clipfast.encoder import Encoder
-from clipfast.errors import ConfigurationError, ForkedProcessError, InputError
+from clipfast.errors import ConfigurationError, ForkedProcessError, InputError, UnsupportedError
 from clipfast.inputs import PackedTexts, Tokenizer, image_batches
 from clipfast.inputs.packing import TextBatch, TextPlan, pack_tokens, plan_texts
 from clipfast.ops import Tensor
@@ -138,7 +138,7 @@ class Engine:
                 encoded = torch.cat([self.encoder.encode_pixels(one[None]) for one in on_device])
             else:
                 encoded = self.encoder.encode_pixels(on_device)
-            return _finish(encoded, normalize)
+            return self._finish(encoded, normalize)
 
     # ---- texts -----------------------------------------------------------------------------------------------
 
@@ -253,7 +253,17 @@ class Engine:
 
     def _encode_batch(self, batch: TextBatch, normalize: bool) -> Tensor:
         with torch.inference_mode():
-            return _finish(self.encoder.encode_texts(batch), normalize)
+            return self._finish(self.encoder.encode_texts(batch), normalize)
+
+    def _finish(self, encoded: Tensor, normalize: bool) -> Tensor:
+        """Ordinary tensors leave the engine: rows of unit length when asked, usable with autograd."""
+        if self.encoder.unit_rows and not normalize:
+            raise UnsupportedError(
+                "normalize=False: this exported model's rows leave it with unit length; load the weights themselves"
+            )
+        rows = F.normalize(encoded, dim=-1) if normalize else encoded
+        with torch.inference_mode(False):
+            return rows.clone()
 
     def check_process(self) -> None:
         if os.getpid() != self._process:
@@ -261,13 +271,6 @@ class Engine:
                 f"this model was loaded in process {self._process} and is used in its forked child {os.getpid()}, "
                 "where its threads do not exist; load it in the child, or start workers with the 'spawn' method"
             )
-
-
-def _finish(encoded: Tensor, normalize: bool) -> Tensor:
-    """Ordinary tensors leave the engine: rows of unit length when asked, usable with autograd."""
-    rows = F.normalize(encoded, dim=-1) if normalize else encoded
-    with torch.inference_mode(False):
-        return rows.clone()
 
 
 def _positive(name: str, value: int | None) -> int | None:

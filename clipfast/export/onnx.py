@@ -141,7 +141,7 @@ class _Exporter:
             pixels=options.pixels if tower == "image" else "uint8",
             batch=options.batch,
             opset=opset_for(options.graph_dtype),
-            source=self.checkpoint.source,
+            source=_source_name(self.checkpoint.source),
             fingerprint=self.checkpoint.fingerprint,
             target=options.target,
             clipfast_version=metadata.version("clipfast"),
@@ -185,6 +185,11 @@ class _Exporter:
             batches,
             neighbours,
         )
+
+
+def _source_name(source: str) -> str:
+    """A path without its folders, which would say whose machine it was; any other name as it is."""
+    return Path(source).name if Path(source).exists() else source
 
 
 @contextmanager

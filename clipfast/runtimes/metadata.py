@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, cast, get_args
 
 from clipfast.config import ModelConfig, ResNetConfig
-from clipfast.errors import CheckpointError
+from clipfast.errors import CheckpointError, ConfigurationError
 
 TowerName = Literal["image", "text"]
 ExportDtype = Literal["fp32", "fp16", "bf16", "int8"]
@@ -76,6 +76,29 @@ class TowerMetadata:
             return (self.config.text.context_length,)
         size = self.config.vision.image_size
         return (3, size, size)
+
+    def require(
+        self,
+        *,
+        source: str,
+        precision: str,
+        architecture: str | None,
+        activation: str | None,
+        **_: object,
+    ) -> None:
+        """Whether these arguments of `load` are what was exported: an export cannot be changed any more.
+
+        Raises:
+            ConfigurationError: they are not.
+        """
+        if precision not in ("auto", self.dtype):
+            raise ConfigurationError(
+                f"{source} was exported as {self.dtype}, got precision={precision!r}; export it in that dtype"
+            )
+        if architecture is not None or activation is not None:
+            raise ConfigurationError(
+                f"{source} says its own architecture and activation; leave both arguments out"
+            )
 
     def to_properties(self) -> dict[str, str]:
         """The strings to store, in a fixed order."""

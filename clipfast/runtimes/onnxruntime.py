@@ -37,22 +37,29 @@ class OnnxTower:
         self._dtype = _input_dtype(self.metadata)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        rows = rows.to(self.device, self._dtype).contiguous()
-        shape = (len(rows), self.metadata.config.embed_dim)
-        out = torch.empty(shape, dtype=torch.float32, device=self.device)
-        index = self.device.index or 0
+        """(B, *row_shape), on any device -> (B, E) float32 on the session's; at most the largest batch at a time."""
+        out = torch.empty(
+            (len(rows), self.metadata.config.embed_dim), dtype=torch.float32, device=self.device
+        )
+        largest = self.metadata.batch[2]
+        for start in range(0, len(rows), largest):
+            piece = rows[start : start + largest].to(self.device, self._dtype).contiguous()
+            self._run(piece, out[start : start + largest])
+        return out
+
+    def _run(self, rows: torch.Tensor, out: torch.Tensor) -> None:
+        """Bound in place: nothing is copied on the way into the session or out of it."""
         binding = self._session.io_binding()
         for bind, name, tensor in (
             (binding.bind_input, self.metadata.input_name, rows),
             (binding.bind_output, self.metadata.output_name, out),
         ):
-            element = _NUMPY[tensor.dtype]
-            bind(name, self.device.type, index, element, tuple(tensor.shape), tensor.data_ptr())
+            place = (self.device.type, self.device.index or 0)
+            bind(name, *place, _NUMPY[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         if self.device.type == "cuda":
             # The session has a stream of its own: it may start when `rows` is written, and returns when `out` is.
             torch.cuda.current_stream(self.device).synchronize()
         self._session.run_with_iobinding(binding)
-        return out
 
 
 def open_session(path: Path, device: torch.device, threads: int | None = None) -> Any:
