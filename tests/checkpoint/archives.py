@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def write_safetensors(path: Path, header: dict[str, Any] | bytes, data: bytes = 
 
 def tiny_weights(**changes: torch.Tensor | None) -> Weights:
     """The canonical weights of `tiny()`; keywords (dots as double underscores) replace a tensor, or drop it."""
-    weights = random_weights(tiny())
+    weights = dict(_unchanged())
     for key, tensor in changes.items():
         name = key.replace("__", ".")
         if tensor is None:
@@ -101,6 +102,11 @@ def tiny_weights(**changes: torch.Tensor | None) -> Weights:
         else:
             weights[name] = tensor
     return weights
+
+
+@cache
+def _unchanged() -> Weights:
+    return random_weights(tiny())
 
 
 def save_tiny(folder: Path, **changes: torch.Tensor | None) -> Path:

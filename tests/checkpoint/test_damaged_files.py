@@ -180,11 +180,11 @@ def test_one_flipped_byte_is_refused_or_harmless(intact):
     assert refused >= (20 if is_zip else 3)
 
 
-def test_every_byte_of_a_small_archive(tmp_path):
-    """Each of its bytes flipped in turn: never another error than CheckpointError, in this process."""
+def test_many_bytes_of_a_small_archive(tmp_path):
+    """One byte in three flipped in turn: never another error than CheckpointError, in this process."""
     whole = bytearray(torch_bytes({"weight": torch.arange(6.0).reshape(2, 3)}))
     path = tmp_path / "model.pt"
-    for position in range(len(whole)):
+    for position in range(0, len(whole), 3):
         whole[position] ^= 0xFF
         path.write_bytes(whole)
         whole[position] ^= 0xFF

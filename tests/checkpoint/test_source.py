@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
+from safetensors.torch import save_file
 
 from clipfast.checkpoint import load_checkpoint, source
 from clipfast.checkpoint.pretrained import find_release
@@ -147,43 +146,11 @@ def test_the_reference_packages_download_is_used_when_intact(tmp_path, monkeypat
     assert source._reference_archive(intact) is None
 
 
-_LOAD = """
-import json, sys
-from clipfast.checkpoint import load_checkpoint
-from clipfast.errors import CheckpointError
-for name in sys.argv[1:]:
-    try:
-        checkpoint = load_checkpoint(name)
-        print(json.dumps([checkpoint.config.name, checkpoint.config.text.activation, checkpoint.fingerprint]))
-    except CheckpointError as error:
-        print(json.dumps(str(error)))
-"""
-
-
-def _load(cache: Path, endpoint: str, *names: str, offline: bool = False) -> list:
-    """Load names in a process of its own, which reads the hub's settings at import."""
-    environment = os.environ | {
-        "HF_HOME": str(cache),
-        "HF_ENDPOINT": endpoint,
-        "HF_HUB_OFFLINE": "1" if offline else "0",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HOME": str(cache),
-        "NO_PROXY": "127.0.0.1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", _LOAD, *names],
-        capture_output=True, text=True, env=environment, check=True, timeout=300,
-    )  # fmt: skip
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory):
     """Two repositories: transformers' layout in shards, and timm's with open_clip's file of a ViT-B/32."""
     folder = tmp_path_factory.mktemp("hub")
-    (folder / "sharded").mkdir()
     save_as("hf_sharded", tiny_weights(), tiny("gelu"), folder / "sharded")
-    (folder / "timm").mkdir()
     config = reduced(ARCHITECTURES["ViT-B-32"], layers=1)
     save_as("open_clip_bin", random_weights(config), config, folder / "timm")
     (folder / "timm" / "config.json").write_text(json.dumps({"pretrained_cfg": {}}))
@@ -196,14 +163,41 @@ def repositories(tmp_path_factory):
     }
 
 
-def test_the_hub_is_asked_once_then_the_cache_serves(tmp_path, repositories):
+@pytest.fixture
+def use_hub(tmp_path, monkeypatch):
+    """Point huggingface_hub, which read its environment when it was imported, at an endpoint and an empty cache."""
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE
+    path = template.removeprefix(constants.ENDPOINT)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def use(endpoint: str, *, offline: bool = False) -> None:
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + path)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+
+    return use
+
+
+def test_the_hub_is_asked_once_then_the_cache_serves(repositories, use_hub):
     names = ["hf-hub:org/tiny", f"hf-hub:org/tiny@{COMMIT}", "ViT-B/32", "ViT-B-32/openai"]
+
+    def load_all() -> list[tuple[str, str, str]]:
+        loaded = [load_checkpoint(name) for name in names]
+        return [(c.source, c.config.text.activation, c.fingerprint) for c in loaded]
+
     with hub_of(repositories) as (endpoint, requests):
-        loaded = _load(tmp_path, endpoint, *names)
-        assert loaded[0][:2] == ["tiny", "gelu"]
-        assert loaded[1][1:] == loaded[0][1:]
-        assert loaded[2] == loaded[3]
-        assert loaded[2][:2] == ["ViT-B-32", "quick_gelu"]
+        use_hub(endpoint)
+        loaded = load_all()
+        assert [name for name, _, _ in loaded] == names
+        assert [activation for _, activation, _ in loaded] == [
+            "gelu",
+            "gelu",
+            "quick_gelu",
+            "quick_gelu",
+        ]
+        assert len({fingerprint for _, _, fingerprint in loaded}) == 2
         downloads = [request for request in requests if request.startswith("GET")]
         assert not [
             request
@@ -212,26 +206,35 @@ def test_the_hub_is_asked_once_then_the_cache_serves(tmp_path, repositories):
         ]
         assert len([request for request in downloads if "model-00002-of-00003" in request]) == 1
         requests.clear()
-        assert _load(tmp_path, endpoint, *names) == loaded
+        assert load_all() == loaded
         assert requests == []
-    assert _load(tmp_path, endpoint, *names, offline=True) == loaded
+    use_hub(endpoint, offline=True)
+    assert load_all() == loaded
 
 
-def test_what_the_hub_does_not_have(tmp_path, repositories):
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("hf-hub:org/absent", "hf-hub:org/absent: no such repository or revision"),
+        ("hf-hub:org/tiny@v9", "hf-hub:org/tiny: no such repository or revision"),
+        ("hf-hub:org/empty", "hf-hub:org/empty: holds no weight file that clipfast reads"),
+    ],
+)
+def test_what_the_hub_does_not_have(repositories, use_hub, name, match):
     with hub_of(repositories) as (endpoint, _):
-        absent, revision, empty = _load(
-            tmp_path, endpoint, "hf-hub:org/absent", "hf-hub:org/tiny@v9", "hf-hub:org/empty"
-        )
-    assert "hf-hub:org/absent: no such repository or revision" in absent
-    assert "hf-hub:org/tiny: no such repository or revision" in revision
-    assert "hf-hub:org/empty: holds no weight file that clipfast reads" in empty
+        use_hub(endpoint)
+        with pytest.raises(CheckpointError, match=match):
+            load_checkpoint(name)
 
 
 @pytest.mark.parametrize(
     "offline", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["offline", "no_route"]
 )
-def test_without_hub_and_cache_the_error_says_how_to_get_the_weights(tmp_path, offline):
-    (message,) = _load(tmp_path, "http://127.0.0.1:9", "RN50", offline=offline)
+def test_without_hub_and_cache_the_error_says_how_to_get_the_weights(use_hub, offline):
+    use_hub("http://127.0.0.1:9", offline=offline)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint("RN50")
+    message = str(caught.value)
     assert (
         "hf-hub:timm/resnet50_clip.openai: not in the local cache, and the hub cannot be reached"
         in message
@@ -239,10 +242,19 @@ def test_without_hub_and_cache_the_error_says_how_to_get_the_weights(tmp_path, o
     assert "run `hf download timm/resnet50_clip.openai`" in message
 
 
+def test_the_reference_packages_download_serves_without_a_hub(tmp_path, use_hub, monkeypatch):
+    use_hub("http://127.0.0.1:9", offline=True)
+    config = reduced(ARCHITECTURES["ViT-B-32"], layers=1).with_activation("quick_gelu")
+    archive = save_as("openai_jit", random_weights(config), config, tmp_path / ".cache" / "clip")
+    intact = replace(
+        find_release("ViT-B/32"), openai_sha256=hashlib.sha256(archive.read_bytes()).hexdigest()
+    )
+    monkeypatch.setattr(source, "find_release", lambda name: intact)
+    assert load_checkpoint("ViT-B/32").config == config
+
+
 def test_sidecars_beside_a_single_file(tmp_path):
     """A file given by its path is described by the config of its own layout in the same folder."""
-    from safetensors.torch import save_file
-
     save_file(to_hf(tiny_weights()), tmp_path / "hf.safetensors")
     save_file(tiny_weights(), tmp_path / "oc.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(hf_config(tiny("gelu"))))
