@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -54,6 +55,8 @@ def unsupported_reason(backend: str, *, device: torch.device, dtype: torch.dtype
     """None when the backend can serve tensors of this device and dtype, else the sentence why not."""
     if backend == "reference":
         return None
+    if find_spec(f"clipfast.backends.{backend}") is None:
+        return "this version does not hold it"
     reason: str | None = _room(backend).unsupported_reason(device, dtype)
     return reason
 

@@ -145,7 +145,7 @@ def photographs(count: int) -> list[bytes]:
 
 
 def captions(count: int) -> list[str]:
-    """Different texts of 10 to 20 tokens, as web captions have."""
+    """Different texts of 10 to 25 tokens, as web captions have."""
     colours = ("red", "green", "blue", "yellow", "black", "white", "orange")
     things = ("bicycle", "teapot", "lighthouse", "violin", "sailing boat", "wooden chair", "fox")
     places = (

@@ -147,7 +147,10 @@ def _backends() -> dict[str, Any]:
 def _caches() -> dict[str, str]:
     from huggingface_hub import constants
 
-    paths = {"hugging face hub": Path(constants.HF_HUB_CACHE)}
+    paths = {
+        "hugging face hub": Path(constants.HF_HUB_CACHE),
+        "openai clip": Path("~/.cache/clip").expanduser(),
+    }
     return {
         name: f"{path} ({'exists' if path.is_dir() else 'not there yet'})"
         for name, path in paths.items()

@@ -17,17 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipfast.cli.model_options import add_model_options, load_model, positive
-from clipfast.cli.outcome import CommandError, Exit, require
+from clipfast.cli.outcome import Exit, require
 from clipfast.cli.output import print_json
+from clipfast.errors import ClipfastError, InputError
 
 if TYPE_CHECKING:
-    from clipfast.errors import InputError
     from clipfast.ops import Tensor
 
-SUFFIXES = frozenset(
-    (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif")
-    + (".tiff", ".webp")
-)
+_TYPES = "avif bmp gif jpeg jpg pbm pgm png pnm ppm tif tiff webp"
+SUFFIXES = frozenset(f".{name}" for name in _TYPES.split())
 SHARD = "00000"
 
 
@@ -47,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     images = list(find_images(options.inputs))
     if not images:
         wanted = ", ".join(sorted(SUFFIXES))
-        raise CommandError(
+        raise ClipfastError(
             f"no image was found; expected files, or folders holding any of {wanted}"
         )
     model = load_model(options)

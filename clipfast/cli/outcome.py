@@ -1,4 +1,4 @@
-"""How a command ends: its exit codes, and the one error that commands raise themselves."""
+"""How a command ends: the exit code of each kind of error."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from importlib.util import find_spec
 
 from clipfast.errors import (
     BuildError,
-    ClipfastError,
     ConfigurationError,
+    DependencyError,
     OperatorError,
     ParityError,
     UnsupportedError,
@@ -31,20 +31,9 @@ class Exit(IntEnum):
     TERMINATED = 143
 
 
-class CommandError(ClipfastError):
-    """A command cannot go on.
-
-    Attributes:
-        code: what the process exits with.
-    """
-
-    def __init__(self, message: str, code: Exit = Exit.FAILURE) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-# A class stands before its bases.
-_CODES: tuple[tuple[type[ClipfastError], Exit], ...] = (
+_CODES: tuple[
+    tuple[type[Exception], Exit], ...
+] = (  # the first that fits: OperatorError is an UnsupportedError
     (ConfigurationError, Exit.USAGE),
     (OperatorError, Exit.UNSUPPORTED_OPERATOR),
     (UnsupportedError, Exit.MISSING),
@@ -55,22 +44,16 @@ _CODES: tuple[tuple[type[ClipfastError], Exit], ...] = (
 
 def exit_code(error: Exception) -> Exit:
     """The exit code of an error that ended a command."""
-    if isinstance(error, CommandError):
-        return error.code
-    for kind, code in _CODES:
-        if isinstance(error, kind):
-            return code
-    return Exit.FAILURE
+    return next((code for kind, code in _CODES if isinstance(error, kind)), Exit.FAILURE)
 
 
 def require(module: str, *, extra: str, purpose: str) -> None:
     """Check that an optional dependency is installed.
 
     Raises:
-        CommandError: with Exit.MISSING, naming the extra that brings it.
+        DependencyError: it is not; names the extra that brings it.
     """
     if find_spec(module) is None:
-        raise CommandError(
-            f"{purpose} needs {module}, which is not installed; pip install 'clipfast[{extra}]'",
-            Exit.MISSING,
+        raise DependencyError(
+            f"{purpose} needs {module}, which is not installed; pip install 'clipfast[{extra}]'"
         )

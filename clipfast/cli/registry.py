@@ -21,6 +21,13 @@ COMMANDS: dict[str, Command] = {
     "classify": Command("clipfast.cli.classify", "score images against labels, zero-shot"),
     "embed": Command("clipfast.cli.embed", "write image embeddings in clip-retrieval's layout"),
     "bench": Command("clipfast.cli.bench", "measure items/s, latency and where the time goes here"),
+    "export": Command("clipfast.cli.export", "write verified ONNX files of both towers"),
+    "build-engine": Command("clipfast.cli.build_engine", "build TensorRT engines from an export"),
+    "inspect": Command("clipfast.cli.inspect", "show what an .onnx or .engine file is"),
+    "triton-repository": Command(
+        "clipfast.cli.triton_repository", "serve an export with NVIDIA's Triton Inference Server"
+    ),
+    "models": Command("clipfast.cli.models", "list the models that load by name"),
     "doctor": Command(
         "clipfast.cli.doctor", "show versions, hardware, and what each backend lacks"
     ),

@@ -7,10 +7,12 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import torch
 
-from clipfast.inputs import DecodeOptions, resize_crop
+from clipfast.inputs import DecodeOptions
 from clipfast.inputs.decode import decode_image
+from clipfast.inputs.preprocess import resize_decoded
 
 if TYPE_CHECKING:
     from clipfast.api import Model
@@ -50,30 +52,21 @@ def image_stages(model: Model, images: torch.Tensor | list[bytes]) -> dict[str, 
     Args:
         images: encoded files, or (B, 3, R, R) uint8 pixels, which skip decode and resize.
     """
-    times = StageTimes(model.device)
-    size, preprocess = model.config.vision.image_size, model.config.preprocess
+    times, config = StageTimes(model.device), model.config
     if isinstance(images, list):
-        options = DecodeOptions()
+        size, preprocess, options = config.vision.image_size, config.preprocess, DecodeOptions()
         decoded = times.measure(
-            "decode", lambda: [decode_image(image, options) for image in images]
+            "decode", lambda: [decode_image(image, options, size) for image in images]
         )
-        resized = times.measure(
-            "resize",
-            lambda: [
-                torch.from_numpy(
-                    resize_crop(
-                        image,
-                        size,
-                        interpolation=preprocess.interpolation,
-                        resize_mode=preprocess.resize_mode,
-                    ).transpose(2, 0, 1)
-                )
-                for image in decoded
-            ],
-        )
-        pixels = times.measure("copy", lambda: torch.stack(resized).to(model.device))
-    else:
-        pixels = times.measure("copy", lambda: images.to(model.device))
+        rows = np.empty((len(images), 3, size, size), np.uint8)
+
+        def resize() -> None:
+            for image, row in zip(decoded, rows, strict=True):
+                resize_decoded(image, preprocess, size, row)
+
+        times.measure("resize", resize)
+        images = torch.from_numpy(rows)
+    pixels = times.measure("copy", lambda: images.to(model.device, copy=True))
     times.measure(
         "compute",
         lambda: model.encode_images(pixels, batch_size=len(pixels), output_device=model.device),
