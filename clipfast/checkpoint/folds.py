@@ -79,14 +79,18 @@ class _Folder:
         self.stream = stream_dtype(dtype)
 
     def read(self, name: str) -> Tensor:
-        return self.tensors[name].to(self.stream)
+        """A private copy in the working dtype.
+
+        Never a view of the file: the sums inside a matrix product depend on how its operands are aligned, and the
+        same weights must fold to the same bits from every layout.
+        """
+        return self.tensors[name].to(self.stream, copy=True)
 
     def keep(self, tensor: Tensor) -> Tensor:
-        """A private contiguous copy in the compute dtype (never a view of the file)."""
-        return _own(tensor, self.dtype)
+        return tensor.to(self.dtype).contiguous()
 
     def keep_stream(self, tensor: Tensor) -> Tensor:
-        return _own(tensor, self.stream)
+        return tensor.to(self.stream).contiguous()
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         return Linear(self.keep(weight), None if bias is None else self.keep(bias))
@@ -191,7 +195,7 @@ class _Folder:
 
     def text(self, config: TextConfig) -> TextTransformer:
         return TextTransformer(
-            token_embedding=self.keep(self.read("token_embedding.weight")),
+            token_embedding=self.tensors["token_embedding.weight"].to(self.dtype, copy=True),
             positions=self.keep_stream(self.read("positional_embedding")),
             blocks=self.blocks("transformer", config),
             ln_final=self.layer_norm("ln_final", config.layer_norm_eps),
@@ -260,10 +264,6 @@ class _Folder:
             kv=self.linear(kv_weight, None),
             out_proj=self.linear(out_weight, out_bias),
         )
-
-
-def _own(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype, copy=True).contiguous()
 
 
 def _channels_last(weight: Tensor) -> Tensor:

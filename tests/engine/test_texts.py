@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_plan_answers_every_text_with_its_own_tokens(
 ) -> None:
     lengths = [len(row) for row in rows]
     packed = PackedTexts(
-        np.array(sum(rows, []), np.int32),
+        np.array(list(chain.from_iterable(rows)), np.int32),
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
     )
     plan = plan_texts(packed, max_rows=max_rows, max_texts=max_texts, share_prefixes=share_prefixes)
@@ -144,7 +145,9 @@ def assert_runs_follow_their_prefix(batch: TextBatch) -> None:
 
 def test_tree_of_one_batch_has_every_prefix_once() -> None:
     rows = [[9, 1, 2, 8], [9, 1, 3, 8], [9, 1, 2, 8], [9, 2, 8]]
-    packed = PackedTexts(np.array(sum(rows, []), np.int32), np.array([0, 4, 8, 12, 15], np.int32))
+    packed = PackedTexts(
+        np.array(list(chain.from_iterable(rows)), np.int32), np.array([0, 4, 8, 12, 15], np.int32)
+    )
     plan = plan_texts(packed, max_rows=100, share_prefixes=True)
     prefixes = {tuple(row[: i + 1]) for row in rows for i in range(len(row))}
     assert plan.rows == len(prefixes) == 8

@@ -23,8 +23,8 @@ from tests.tolerances import FOLDS_FLOAT64
 from tests.weights import random_weights, tiny, tiny_resnet
 
 CONFIGS = {
-    "vit": tiny(),
-    "vit-quick_gelu": tiny().with_activation("quick_gelu"),
+    "vit-gelu": tiny("gelu"),
+    "vit-quick_gelu": tiny("quick_gelu"),
     "vit-other-normalisation": replace(
         tiny(), preprocess=PreprocessConfig(mean=(0.1, 0.5, 0.9), std=(0.2, 0.5, 1.0))
     ),
@@ -81,7 +81,7 @@ def test_image_tower_equals_textbook(name: str) -> None:
     assert relative_error(encode_image(config, tensors, normalised), truth) < FOLDS_FLOAT64
 
 
-@pytest.mark.parametrize("name", ["vit", "vit-quick_gelu"])
+@pytest.mark.parametrize("name", ["vit-gelu", "vit-quick_gelu"])
 def test_packed_text_tower_equals_padded_textbook(name: str) -> None:
     config = CONFIGS[name]
     tensors = random_weights(config, seed=0)
@@ -108,7 +108,7 @@ def test_hidden_states_equal_textbook() -> None:
 
 
 def test_folded_parameters_own_their_memory() -> None:
-    config = CONFIGS["vit"]
+    config = CONFIGS["vit-gelu"]
     tensors = random_weights(config, seed=0)
     p = fold(tensors, config, torch.float32)
     before = p.text.token_embedding.clone()

@@ -1,0 +1,71 @@
+"""The reference implementations' own forward passes: transformers and open_clip, float32, eager, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+
+from clipfast.config import ModelConfig
+from tests.weights import Weights, open_clip_config, save_as
+
+Tensor = torch.Tensor
+Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def normalised(pixels: Tensor, config: ModelConfig) -> Tensor:
+    """uint8 (N, 3, R, R) as the reference transform leaves it: ToTensor, then Normalize."""
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1) for v in (config.preprocess.mean, config.preprocess.std)
+    )
+    return (pixels.float() / 255 - mean) / std
+
+
+def transformers_forward(weights: Weights, config: ModelConfig, folder: Path) -> Forward:
+    """CLIPModel over the same weights: (normalised pixels, padded ids) -> unit image and text rows."""
+    from transformers import CLIPModel
+
+    directory = save_as("hf", weights, config, folder)
+    model = CLIPModel.from_pretrained(directory, dtype=torch.float32).eval()
+
+    def forward(pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode():
+            images = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
+            texts = model.text_projection(model.text_model(input_ids=ids.long()).pooler_output)
+        return F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
+
+    return forward
+
+
+def open_clip_forward(weights: Weights, config: ModelConfig) -> Forward:
+    """open_clip.model.CLIP over the same weights: (normalised pixels, padded ids) -> unit image and text rows."""
+    options = open_clip_config(config)["model_cfg"]
+    model = open_clip().model.CLIP(**options).eval()
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
+
+    def forward(pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode():
+            return model.encode_image(pixels, normalize=True), model.encode_text(
+                ids.long(), normalize=True
+            )
+
+    return forward
+
+
+@cache
+def open_clip() -> ModuleType:
+    """open_clip, whose torchvision needs two operator names that a CPU build of torch does not bring."""
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _KEPT.append(library)
+    import open_clip
+
+    return open_clip
+
+
+_KEPT: list[torch.library.Library] = []
