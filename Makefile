@@ -51,10 +51,10 @@ wheel: $(STAMP)-dev  ## dist/*.whl for other machines
 	$(PIP) wheel -q --no-build-isolation --no-deps --wheel-dir build/wheel .
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude libgomp.so.1 --wheel-dir dist build/wheel/*.whl
 
-SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1 -Werror
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1 -Werror -D_GLIBCXX_ASSERTIONS
 # Python itself leaks at exit by design, so only leaks are not looked for.
 sanitize: $(STAMP)-dev  ## the native tests under AddressSanitizer and UBSan
-	CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" $(BIN)/python setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
+	PYTHONWARNINGS=ignore CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" $(BIN)/python setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  $(BIN)/python -P -m pytest -q -o "pythonpath=build/sanitize/lib ." tests/native
 

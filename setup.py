@@ -94,6 +94,7 @@ setup(
         "clipfast.kernels",
     ],
     package_dir={"clipfast.kernels": "kernels"},
+    include_package_data=False,  # package_data is the whole list
     package_data={
         "clipfast": ["py.typed", "*.json"],
         "clipfast.checkpoint": ["*.json"],
