@@ -18,12 +18,28 @@ def is_array(source: object) -> bool:
     return isinstance(source, np.ndarray | torch.Tensor) or hasattr(source, "__dlpack__")
 
 
+def is_floating(source: object) -> bool:
+    """Whether the array or tensor holds floating-point numbers: pixels that are normalised already.
+
+    Raises: InputError as `as_tensor`.
+    """
+    if isinstance(source, np.ndarray):
+        return source.dtype.kind == "f"
+    return as_tensor(source).is_floating_point()
+
+
 def as_tensor(source: object) -> torch.Tensor:
     """`source` as a tensor on its own device, sharing memory where torch can.
 
-    Raises: InputError wrong_type for dtypes that torch does not have (objects, strings, big-endian numbers).
+    Raises: InputError wrong_type for dtypes that torch does not have (objects, strings, big-endian numbers) and for
+        tensors without dense data.
     """
     if isinstance(source, torch.Tensor):
+        if source.is_meta or source.layout is not torch.strided:
+            raise InputError(
+                f"{_describe(source)} on {source.device} ({source.layout}) holds no plain pixels; pass a dense tensor",
+                code="wrong_type",
+            )
         return source.detach()
     try:
         if isinstance(source, np.ndarray):

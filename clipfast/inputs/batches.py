@@ -11,7 +11,7 @@ from PIL import Image
 
 from clipfast.config import PreprocessConfig
 from clipfast.errors import InputError
-from clipfast.inputs.arrays import as_tensor, is_array
+from clipfast.inputs.arrays import as_tensor, is_array, is_floating
 from clipfast.inputs.decode import DecodeOptions
 from clipfast.inputs.pipeline import Window, available_processors, windows
 from clipfast.inputs.preprocess import DEFAULT_OPTIONS, preprocess_into
@@ -105,7 +105,7 @@ def _prepare(
 ) -> Outcome:
     size = row.shape[-1]
     try:
-        if is_array(image) and as_tensor(image).is_floating_point():
+        if is_array(image) and is_floating(image):
             return check_normalized(as_tensor(image), size)
         preprocess_into(image, config, size, options, row.numpy())
     except InputError as error:
