@@ -65,8 +65,12 @@ class ConfigSection:
             raise self.error(key, value, "an object")
         return ConfigSection(self.path, value, f"{self.name}{key}.")
 
+    def _value(self, key: str, default: Any) -> Any:
+        value = self.data.get(key)
+        return default if value is None else value
+
     def integer(self, key: str, default: int) -> int:
-        value = self.data.get(key, default)
+        value = self._value(key, default)
         if isinstance(value, (list, tuple)) and len(set(value)) == 1:  # a square as [side, side]
             value = value[0]
         if type(value) is not int or not 0 < value < 2**31:
@@ -74,13 +78,13 @@ class ConfigSection:
         return value
 
     def number(self, key: str, default: float) -> float:
-        value = self.data.get(key, default)
+        value = self._value(key, default)
         if type(value) not in (int, float) or not 0 < value < 1e9:
             raise self.error(key, value, "a positive number")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
-        value = self.data.get(key, default)
+        value = self._value(key, default)
         if type(value) is not bool:
             raise self.error(key, value, "true or false")
         return value

@@ -177,7 +177,8 @@ def _push_global(machine: _Machine, module: str, name: str) -> None:
     symbol = GlobalName(module, name)
     if not symbol.is_torchscript_class and symbol not in _ALLOWED:
         raise PickleRefusedError(
-            f"its pickle names {f'{module}.{name}'[:200]!r}, which weight files never need and which could run code"
+            f"its pickle names {f'{module}.{name}'[:200]!r}, which weight files never need and which could run code; "
+            "if you trust it, load it with torch and save its state_dict() as safetensors"
         )
     machine.push(symbol)
 

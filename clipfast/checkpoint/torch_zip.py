@@ -115,10 +115,7 @@ class _Archive:
             )
         start = self._data_start(info)
         checksum = zlib.crc32(memoryview(self.file.buffer)[start : start + size])
-        if info.CRC not in (
-            0,
-            checksum,
-        ):  # torch can be told to write no checksums; it then writes 0
+        if info.CRC not in (0, checksum):  # 0: torch was told to write none
             raise CheckpointError(f"{self.path}: {name} is corrupt (its checksum does not match)")
         return start
 

@@ -174,17 +174,25 @@ def test_tensors_that_do_not_fit_their_storage(tmp_path, case):
 
 
 def test_overlapping_views_are_read_and_never_written_back(tmp_path):
-    pickled = tensor_pickle(size=(3, 2), stride=(1, 1))
-    data = struct.pack("<4f", 1, 2, 3, 4)
-    path = write_archive(tmp_path / "weights.pt", pickled, {"0": data})
-    with pytest.raises(CheckpointError, match="does not fit its storage"):  # 6 elements of 4
-        read_weights(path)
-    path = write_archive(tmp_path / "w2.pt", tensor_pickle(size=(2, 2), stride=(1, 1)), {"0": data})
+    path = tmp_path / "weights.pt"
+    torch.save({"weight": torch.tensor([1.0, 2.0, 3.0, 4.0]).as_strided((2, 2), (1, 1))}, path)
     before = path.read_bytes()
     weight = read_weights(path).tensors["weight"]
     assert weight.tolist() == [[1, 2], [2, 3]]
     weight.fill_(9)
     assert path.read_bytes() == before
+    assert read_weights(path).tensors["weight"].tolist() == [[1, 2], [2, 3]]
+
+
+def test_unaligned_storages_are_copied_into_place(tmp_path):
+    """An archive that another tool rewrote puts storages anywhere."""
+    data = struct.pack("<4f", 1, 2, 3, 4)
+    for pad in range(4):
+        extra = {"archive/" + "p" * (pad + 1): b""}
+        path = write_archive(tmp_path / f"{pad}.pt", tensor_pickle(), {"0": data}, extra=extra)
+        weight = read_weights(path).tensors["weight"]
+        assert weight.tolist() == [1, 2, 3, 4]
+        assert weight.data_ptr() % 4 == 0
 
 
 UNSAFE_NAMES = (
