@@ -7,7 +7,8 @@ namespace clipfast {
 
 enum class Element { float16 = 0, bfloat16 = 1 };
 
-// Tags that choose conversions and matrix instructions; elements themselves travel as bits, two to a 32-bit word.
+// Tags that choose conversions and matrix instructions; elements themselves travel as bits, two to
+// a 32-bit word.
 struct Float16 {
     static constexpr bool kBrain = false;
 };

@@ -1,8 +1,10 @@
-// The memory-and-MMA policy of the kernels' loops on a GPU: names for CUDA built-ins and PTX of sm_80 and newer.
+// The memory-and-MMA policy of the kernels' loops on a GPU: names for CUDA built-ins and PTX of
+// sm_80 and newer.
 //
-// Every loop in csrc/cuda/*_loop.h is a template over such a machine and touches the hardware only through it, so that
-// the same loop also runs on a processor, under the checking machine of tests/cuda/host. Shared memory is addressed in
-// bytes from the start of the block's dynamic allocation.
+// Every loop in csrc/cuda/*_loop.h is a template over such a machine and touches the hardware only
+// through it, so that the same loop also runs on a processor, under the checking machine of
+// tests/cuda/host. Shared memory is addressed in bytes from the start of the block's dynamic
+// allocation.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -103,8 +105,9 @@ class Gpu {
         return __shfl_sync(0xffffffffu, static_cast<unsigned long long>(value), lane);
     }
 
-    // 8x8 matrices of 16-bit elements. Lane i gives the address of row i % 8 of matrix i / 8, and gets elements
-    // (i / 4, 2 (i % 4)) and (i / 4, 2 (i % 4) + 1) of each, row and column exchanged when transposed.
+    // 8x8 matrices of 16-bit elements. Lane i gives the address of row i % 8 of matrix i / 8, and
+    // gets elements (i / 4, 2 (i % 4)) and (i / 4, 2 (i % 4) + 1) of each, row and column exchanged
+    // when transposed.
     template <bool kTransposed>
     __device__ __forceinline__ void load_matrices(uint32_t (&w)[4], uint32_t at) {
         if constexpr (kTransposed) {
@@ -142,7 +145,8 @@ class Gpu {
         }
     }
 
-    // d (16 x 8) += a (16 x 16) b (16 x 8) in fp32. a0, a1: rows g and g + 8 of the left half; a2, a3: of the right.
+    // d (16 x 8) += a (16 x 16) b (16 x 8) in fp32. a0, a1: rows g and g + 8 of the left half; a2,
+    // a3: of the right.
     template <class T>
     __device__ __forceinline__ void multiply_16(float (&d)[4], uint32_t a0, uint32_t a1,
                                                 uint32_t a2, uint32_t a3, uint32_t b0,
@@ -184,6 +188,12 @@ class Gpu {
         asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
         return y;
     }
+    // 1 / x within one unit in the last place.
+    __device__ __forceinline__ float reciprocal(float x) {
+        float y;
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+        return y;
+    }
     // Two elements of T, rounded to nearest even, `low` at the lower address.
     template <class T>
     __device__ __forceinline__ uint32_t pack(float low, float high) {
@@ -208,7 +218,9 @@ class Gpu {
             return pair;
         }
     }
-    __device__ __forceinline__ float float_from_bits(uint32_t bits) { return __uint_as_float(bits); }
+    __device__ __forceinline__ float float_from_bits(uint32_t bits) {
+        return __uint_as_float(bits);
+    }
     __device__ __forceinline__ uint32_t bits_of(float value) { return __float_as_uint(value); }
 
   private:
