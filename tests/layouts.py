@@ -50,6 +50,7 @@ def save_openai_jit(weights: Weights, config: ModelConfig, path: Path) -> Path:
         root.register_buffer(name, torch.tensor(value))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # the constant is there on purpose
+        warnings.simplefilter("ignore", DeprecationWarning)  # the format stays, its writer goes
         torch.jit.save(torch.jit.trace(root, torch.zeros(3), check_trace=False), path)
     return path
 

@@ -28,13 +28,14 @@ from clipfast.checkpoint.architecture import (
     describe,
     parse_architecture,
 )
-from clipfast.checkpoint.layouts import OPENAI_LAYOUT, canonical_tensors, identify_layout
-from clipfast.checkpoint.measure import check_shapes, measure
+from clipfast.checkpoint.declaration import Declaration
+from clipfast.checkpoint.layouts import OPENAI_LAYOUT, Layout, canonical_tensors, identify_layout
+from clipfast.checkpoint.measure import Sizes, check_shapes, measure
 from clipfast.checkpoint.pretrained import available_models
 from clipfast.checkpoint.sidecar import read_sidecars
-from clipfast.checkpoint.source import locate
+from clipfast.checkpoint.source import Located, locate
 from clipfast.checkpoint.verify import check_values
-from clipfast.checkpoint.weight_file import read_weights
+from clipfast.checkpoint.weight_file import RawWeights, read_weights
 from clipfast.config import Activation, ModelConfig
 from clipfast.errors import CheckpointError
 
@@ -98,15 +99,11 @@ def load_checkpoint(
         layout = identify_layout(list(raw.tensors))
         tensors = canonical_tensors(raw.tensors, layout)
         sizes = measure(tensors.shapes())
-    if located.release is not None:
-        family = family or located.release.model
-        declarations = [declare_release(located.release, f"the release {located.release.name}")]
-    elif raw.is_torchscript and layout.name == OPENAI_LAYOUT:
-        declarations = [declare_openai_archive(sizes)]
-    else:
-        declarations = read_sidecars(located.weights.parent, layout)
+    declarations = _declarations(located, raw, layout, sizes)
     if named is not None:
         declarations.append(named)
+    if located.release is not None:
+        family = family or located.release.model
     with _naming(located.weights):
         config = decide_config(
             sizes,
@@ -119,6 +116,17 @@ def load_checkpoint(
         check_values(tensors)
     logger.info("%s: %s layout, %s", located.label, layout.name, describe(config))
     return Checkpoint(config, tensors, located.label)
+
+
+def _declarations(
+    located: Located, raw: RawWeights, layout: Layout, sizes: Sizes
+) -> list[Declaration]:
+    """What is said beside the tensors: by the name of the weights, their kind of file, or config files."""
+    if located.release is not None:
+        return [declare_release(located.release, f"the release {located.release.name}")]
+    if raw.is_torchscript and layout.name == OPENAI_LAYOUT:
+        return [declare_openai_archive(sizes)]
+    return read_sidecars(located.weights.parent, layout)
 
 
 @contextmanager

@@ -137,40 +137,49 @@ def decide_config(
     _check_declared_sizes(sizes, declarations)
     families = [family] if family else _families_of(sizes)
     published = releases_of(families)
-    vision_heads = _agreed(declarations, "vision_heads")
-    text_heads = _agreed(declarations, "text_heads")
-    if vision_heads is None or text_heads is None:
-        if not families or activation is None:
-            raise CheckpointError(
-                _what_to_pass("number of attention heads and activation", families)
-            )
-        vision_heads = vision_heads or ARCHITECTURES[families[0]].vision.heads
-        text_heads = text_heads or ARCHITECTURES[families[0]].text.heads
-    vision_activation = activation or _agreed(declarations, "vision_activation")
-    text_activation = activation or _agreed(declarations, "text_activation")
-    if vision_activation is None or text_activation is None:
-        decided = _published("activation", {release.activation for release in published}, families)
-        vision_activation, text_activation = (
-            vision_activation or decided,
-            text_activation or decided,
-        )
+    vision_heads, text_heads = _decide_heads(declarations, families, activation)
+    vision_activation, text_activation = (
+        activation or said or _published("activation", {r.activation for r in published}, families)
+        for said in (_agreed(declarations, f"{tower}_activation") for tower in ("vision", "text"))
+    )
     preprocess = _agreed(declarations, "preprocess") or _published_preprocess(
         published, families, text_activation
     )
-    vision = _vision(sizes, vision_heads, vision_activation, _agreed(declarations, "vision_eps"))
-    text = TextConfig(
-        context_length=sizes["text.context_length"],
-        vocab_size=sizes["text.vocab_size"],
-        width=sizes["text.width"],
-        layers=sizes["text.layers"],
-        heads=text_heads,
-        mlp_width=sizes["text.mlp_width"],
-        activation=text_activation,
-        eot_id=CLIP_EOT,
-        layer_norm_eps=_agreed(declarations, "text_eps") or 1e-5,
+    vision_eps, text_eps = (_agreed(declarations, f"{tower}_eps") for tower in ("vision", "text"))
+    return ModelConfig(
+        name=families[0] if families else fallback_name,
+        embed_dim=sizes["embed_dim"],
+        vision=_vision(sizes, vision_heads, vision_activation, vision_eps),
+        text=TextConfig(
+            **_tower_sizes(sizes, "text"),
+            heads=text_heads,
+            activation=text_activation,
+            eot_id=CLIP_EOT,
+            layer_norm_eps=text_eps or 1e-5,
+        ),
+        preprocess=preprocess,
     )
-    name = families[0] if families else fallback_name
-    return ModelConfig(name, sizes["embed_dim"], vision, text, preprocess)
+
+
+def _decide_heads(
+    declarations: Sequence[Declaration], families: list[str], activation: Activation | None
+) -> tuple[int, int]:
+    """Heads of the image and the text tower: declared, or those of the architecture with these widths.
+
+    That architecture is taken without being named only when the caller gives the activation, which says that the
+    file is known.
+    """
+    vision, text = _agreed(declarations, "vision_heads"), _agreed(declarations, "text_heads")
+    if vision is not None and text is not None:
+        return vision, text
+    if not families or activation is None:
+        raise CheckpointError(_what_to_pass("number of attention heads and activation", families))
+    return ARCHITECTURES[families[0]].vision.heads, ARCHITECTURES[families[0]].text.heads
+
+
+def _tower_sizes(sizes: Sizes, tower: str) -> dict[str, Any]:
+    prefix = f"{tower}."
+    return {key.removeprefix(prefix): size for key, size in sizes.items() if key.startswith(prefix)}
 
 
 def describe(config: ModelConfig) -> str:
@@ -189,11 +198,7 @@ def describe(config: ModelConfig) -> str:
 
 def _vision(sizes: Sizes, heads: int, activation: Activation, eps: float | None) -> VisionConfig:
     """The image tower's config; its heads must divide its width."""
-    values = {
-        key.removeprefix("vision."): value
-        for key, value in sizes.items()
-        if key.startswith("vision.")
-    }
+    values = _tower_sizes(sizes, "vision")
     if "blocks" in values:
         return ResNetConfig(**values, heads=heads)
     return VisionTransformerConfig(
