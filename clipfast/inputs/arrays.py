@@ -24,7 +24,7 @@ def is_floating(source: object) -> bool:
     Raises: InputError as `as_tensor`.
     """
     if isinstance(source, np.ndarray):
-        return source.dtype.kind == "f"
+        return bool(source.dtype.kind == "f")
     return as_tensor(source).is_floating_point()
 
 

@@ -109,7 +109,8 @@ def _prepare(
             return check_normalized(as_tensor(image), size)
         preprocess_into(image, config, size, options, row.numpy())
     except InputError as error:
-        return error
+        # A new one: the traceback of this one would keep the batch's memory alive, in a cycle with its own frames.
+        return InputError(error.message, code=error.code)
     return None
 
 
