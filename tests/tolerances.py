@@ -33,3 +33,20 @@ REFERENCE_COSINE = 0.999999
 # and 7. Measured: 1 - 2.4e-7 and 1 - 4.4e-6.
 EXPORT_COSINE_FP32 = 0.99999
 EXPORT_COSINE_FP16 = 0.999
+
+# ---- benchmarks ----------------------------------------------------------------------------------------------
+# Lowest cosine of a peer's rows to float64, tiny towers, by precision; below it the peer computes something else.
+# Measured: fp32 1 - 5e-13 (every peer); bf16 0.99994 (openvino); int8 0.9989 (onnxruntime, dynamic, texts).
+BENCHMARK_COSINE = {"fp32": 0.9999999, "bf16": 0.9995, "int8": 0.995}
+
+# ---- api -----------------------------------------------------------------------------------------------------
+# max difference of unit rows of the tiny model in float32: to the textbook, and between batch compositions.
+TOWER_FLOAT32 = 2e-6  # measured: 3e-7
+BF16_COSINE = 0.9998  # tiny model, bfloat16 to float32
+HIDDEN_STATE_RELATIVE = 2e-6  # of the largest entry, to transformers in float32
+
+# ---- triton kernels ------------------------------------------------------------------------------------------
+# Relative error of the rows' sums of squares, fp16 products into an fp32 residual. Measured: 2e-7.
+ROW_SQUARES_RELATIVE = 2e-6
+# error(normalisation inside the products) / error(torch's LayerNorm, then linear), fp16. Measured: 1.0.
+FOLDED_NORM_ERROR_FACTOR = 2.0

@@ -188,8 +188,9 @@ class Graph:
 
 
 def _check_fits_float16(name: str, tensor: Tensor) -> None:
-    if not bool(torch.isfinite(tensor.to(torch.float16)).all()):
-        largest = float(tensor.abs().max())
+    smallest, largest = (float(end) for end in torch.aminmax(tensor))
+    largest = max(-smallest, largest)
+    if largest > torch.finfo(torch.float16).max:
         raise UnsupportedError(
             f"{name} holds {largest:.3g}, beyond float16's 65504; export with dtype bf16 or fp32"
         )

@@ -23,7 +23,7 @@ import torch
 
 from clipfast.checkpoint import Checkpoint
 from clipfast.checkpoint.folds import fold
-from clipfast.errors import ConfigurationError
+from clipfast.errors import ConfigurationError, OperatorError
 from clipfast.export.graph import Graph
 from clipfast.export.onnx_file import opset_for, write_onnx
 from clipfast.export.operators import check_operators
@@ -92,7 +92,18 @@ def export_onnx(
             str(folder), checkpoint.config.name, checkpoint.source, options, towers
         )
         (staged / REPORT).write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+    _remove_what_it_replaced(folder, towers)
     return report
+
+
+def _remove_what_it_replaced(folder: Path, towers: tuple[TowerExport, ...]) -> None:
+    """Data files and engines of the graphs that stood here before."""
+    for tower in towers:
+        name = tower.tower
+        for stale in (f"{name}.onnx.data", f"{name}.engine", f"{name}.engine.json"):
+            if stale not in tower.files and (folder / stale).exists():
+                logger.warning("%s: removed, it belonged to the replaced graph", folder / stale)
+                (folder / stale).unlink()
 
 
 class _Exporter:
@@ -117,8 +128,7 @@ class _Exporter:
         path = folder / f"{tower}.onnx"
         files = write_onnx(graph, path, described.to_properties(), described.clipfast_version)
         logger.info("%s: %d nodes, checking", path.name, len(graph.nodes))
-        onnx.checker.check_model(str(path), full_check=True)
-        check_operators(onnx.load(str(path), load_external_data=False), path.name)
+        check_graph(path)
         parity = self.compare(path, described)
         parity.require("nothing was written")
         return TowerExport(
@@ -190,6 +200,15 @@ class _Exporter:
 def _source_name(source: str) -> str:
     """A path without its folders, which would say whose machine it was; any other name as it is."""
     return Path(source).name if Path(source).exists() else source
+
+
+def check_graph(path: Path) -> None:
+    """ONNX's own checker, strict inference of types and shapes, and TensorRT's operators. Raises: OperatorError."""
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise OperatorError(f"{path.name}: not valid ONNX: {error}") from None
+    check_operators(onnx.load(str(path), load_external_data=False), path.name)
 
 
 @contextmanager

@@ -111,11 +111,14 @@ def _type_reasons(
     node: NodeProto, schema: defs.OpSchema, tensors: _Tensors, supported: frozenset[str], opset: int
 ) -> Iterator[str]:
     allowed = {entry.type_param_str: entry.allowed_type_strs for entry in schema.type_constraints}
+    bound: dict[str, int] = {}
     for position, name in enumerate(node.input):
         if name not in tensors.types:
             continue  # an optional input that is left out
         formal = schema.inputs[min(position, len(schema.inputs) - 1)]
         element = tensors.types[name]
+        if bound.setdefault(formal.type_str, element) != element:
+            yield f"input {name} is {_NAMES.get(element)}, another is {_NAMES.get(bound[formal.type_str])}"
         accepted = allowed.get(formal.type_str, [formal.type_str])
         spelled = f"tensor({TensorProto.DataType.Name(element).lower()})"
         if spelled not in accepted:

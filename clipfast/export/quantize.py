@@ -24,7 +24,7 @@ LEVELS = 127  # -128 is left out: symmetric
 RECIPE = "static QDQ, int8 symmetric, per-tensor activations (least squares), per-channel weights"
 
 # Values kept a call to choose a scale by least squares, and the clipping points tried, as fractions of the maximum.
-_SAMPLE = 1 << 13
+_SAMPLE = 1 << 14
 _CLIPS = [step / 40 for step in range(8, 41)]
 
 

@@ -145,11 +145,7 @@ class TowerMetadata:
         Raises:
             CheckpointError: entries are missing or not understood: the file was not exported by clipfast.
         """
-        found = {
-            name.removeprefix(PREFIX): value
-            for name, value in properties.items()
-            if name.startswith(PREFIX)
-        }
+        found = own_properties(properties)
         if found.get("format_version") != str(FORMAT_VERSION):
             raise CheckpointError(
                 f"{where}: expected clipfast metadata of format {FORMAT_VERSION}, got "
@@ -176,6 +172,15 @@ class TowerMetadata:
             raise CheckpointError(
                 f"{where}: its clipfast metadata is damaged ({type(error).__name__}: {error}); export it again"
             ) from error
+
+
+def own_properties(properties: Mapping[str, str]) -> dict[str, str]:
+    """Of a file's properties those that clipfast wrote, without their prefix."""
+    return {
+        name.removeprefix(PREFIX): value
+        for name, value in properties.items()
+        if name.startswith(PREFIX)
+    }
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipfast.errors import CheckpointError
-from clipfast.runtimes.metadata import TowerMetadata
+from clipfast.runtimes.metadata import TowerMetadata, own_properties
 
 _MAGIC = {b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
 _VERSION = slice(24, 28)  # major, minor, patch, build: one byte each
@@ -102,3 +102,23 @@ def read_sidecar(plan: Path) -> EngineSidecar:
         return EngineSidecar(**data)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); build the engine again") from None
+
+
+def describe_plan(path: Path) -> dict[str, Any]:
+    """A JSON-ready description of a plan: its header, and its sidecar where it has one.
+
+    Raises:
+        CheckpointError: it is no plan.
+    """
+    header = read_plan_header(path)
+    sidecar = asdict(read_sidecar(path)) if sidecar_path(path).exists() else {}
+    properties = sidecar.pop("properties", {})
+    return {
+        "file": str(path),
+        "kind": "engine",
+        "bytes": path.stat().st_size,
+        "compiler": header.compiler,
+        "compiler_version": header.version_text,
+        "build": sidecar,
+        "clipfast": own_properties(properties),
+    }

@@ -14,19 +14,28 @@ from clipfast.export.graph import Graph
 from clipfast.export.onnx_file import opset_for, write_onnx
 from clipfast.export.towers import author_tower
 from clipfast.parameters import Parameters
-from clipfast.runtimes.metadata import ExportDtype, ExportTarget, TowerMetadata, TowerName
+from clipfast.runtimes.metadata import (
+    ExportDtype,
+    ExportTarget,
+    PixelInput,
+    TowerMetadata,
+    TowerName,
+)
 from tests.weights import random_weights, reduced
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def narrow(config: ModelConfig) -> ModelConfig:
-    """The family's real widths, heads and patch size; two blocks, a few tokens, a small vocabulary."""
+    """The family's real width, heads and patch size; two blocks, a few tokens, a narrow MLP, a small vocabulary."""
     config = reduced(config, layers=2, context_length=16)
-    vision = config.vision
-    size = 64 if isinstance(vision, ResNetConfig) else 3 * vision.patch_size
-    text = replace(config.text, vocab_size=512, eot_id=511)
-    return replace(config, vision=replace(vision, image_size=size), text=text)
+    vision, width = config.vision, config.text.width
+    if isinstance(vision, ResNetConfig):
+        vision = replace(vision, image_size=64)
+    else:
+        vision = replace(vision, image_size=3 * vision.patch_size, mlp_width=vision.width)
+    text = replace(config.text, vocab_size=512, eot_id=511, mlp_width=width)
+    return replace(config, vision=vision, text=text)
 
 
 def random_checkpoint(config: ModelConfig) -> Checkpoint:
@@ -55,6 +64,7 @@ def write_tower(
     dtype: ExportDtype = "fp32",
     target: ExportTarget = "onnxruntime",
     *,
+    pixels: PixelInput = "uint8",
     layer_norm_fp32: bool = True,
 ) -> Path:
     """One tower's ONNX file."""
@@ -64,9 +74,10 @@ def write_tower(
         layer_norm_fp32=layer_norm_fp32,
         whole_attention=target == "tensorrt",
     )
-    author_tower(graph, tower, parameters, config, "uint8")
+    author_tower(graph, tower, parameters, config, pixels)
     path = folder / f"{tower}.onnx"
-    write_onnx(graph, path, describe(config, tower, dtype, target).to_properties(), "0")
+    described = replace(describe(config, tower, dtype, target), pixels=pixels)
+    write_onnx(graph, path, described.to_properties(), "0")
     return path
 
 
