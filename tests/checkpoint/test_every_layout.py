@@ -174,7 +174,7 @@ def _is_small(name: str) -> bool:
     return name.startswith("ViT-B") or name in ("RN50", "RN101")
 
 
-@pytest.mark.parametrize("name", filter(_is_small, ARCHITECTURES))
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if _is_small(name)])
 @pytest.mark.parametrize("layout", ["openai_jit", "open_clip_safetensors"])
 def test_published_widths_at_reduced_depth(tmp_path, name, layout):
     activation = "quick_gelu" if layout == "openai_jit" or name.startswith("RN") else "gelu"
