@@ -20,7 +20,7 @@ from clipfast.encoder import Encoder, TowerEncoder
 from clipfast.engine import Engine, TextStatistics
 from clipfast.errors import ConfigurationError, InputError, UnsupportedError
 from clipfast.hidden_states import Layer, image_tokens, text_tokens
-from clipfast.inputs import load_tokenizer, preprocess_image
+from clipfast.inputs import DecodeOptions, load_tokenizer, preprocess_image
 from clipfast.ops import Tensor
 from clipfast.parameters import map_tensors
 from clipfast.precision import DTYPES, resolve_device, resolve_precision
@@ -169,6 +169,7 @@ class Model:
         progress: bool = False,
         num_workers: int | None = None,
         output_device: str | torch.device | None = None,
+        decode: Literal["exact", "fast"] | DecodeOptions = "exact",
     ) -> Tensor:
         """Image embeddings, in input order.
 
@@ -182,6 +183,8 @@ class Model:
             progress: a bar on stderr.
             num_workers: threads that decode and resize; None is one a core.
             output_device: of the result; None is the inputs' device.
+            decode: "exact" is Pillow's full decoding; "fast" lets large JPEG files decode at a fraction of their size.
+                `clipfast.inputs.DecodeOptions` also sets limits, formats and EXIF orientation.
         Returns: (N, E) float32.
         Raises: InputError with .index and .code.
         """
@@ -193,6 +196,7 @@ class Model:
             progress=progress,
             num_workers=num_workers,
             output_device=output_device,
+            decode=decode if isinstance(decode, DecodeOptions) else DecodeOptions(decode=decode),
         )
 
     def encode_texts(

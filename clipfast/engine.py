@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from clipfast.encoder import Encoder
 from clipfast.errors import ConfigurationError, ForkedProcessError, InputError, UnsupportedError
-from clipfast.inputs import PackedTexts, Tokenizer, image_batches
+from clipfast.inputs import EXACT, DecodeOptions, PackedTexts, Tokenizer, image_batches
 from clipfast.inputs.packing import TextBatch, TextPlan, pack_tokens, plan_texts
 from clipfast.ops import Tensor
 from clipfast.rows import RowsInOrder
@@ -80,6 +80,7 @@ class Engine:
         progress: bool,
         num_workers: int | None,
         output_device: torch.device | str | None,
+        decode: DecodeOptions = EXACT,
     ) -> Tensor:
         """As `Model.encode_images`."""
         self.check_process()
@@ -95,6 +96,7 @@ class Engine:
             config.vision.image_size,
             batch_size=size,
             num_workers=num_workers,
+            options=decode,
         )
         with _bar(progress, images, "image") as bar:
             for batch in batches:

@@ -12,9 +12,9 @@ from PIL import Image
 from clipfast.config import PreprocessConfig
 from clipfast.errors import InputError
 from clipfast.inputs.arrays import as_tensor, is_array, is_floating
-from clipfast.inputs.decode import DecodeOptions
+from clipfast.inputs.decode import EXACT, DecodeOptions
 from clipfast.inputs.pipeline import Window, available_processors, windows
-from clipfast.inputs.preprocess import DEFAULT_OPTIONS, preprocess_into
+from clipfast.inputs.preprocess import preprocess_into
 from clipfast.inputs.tensors import check_normalized, resized_batches, tensor_batches
 
 # What became of one image: None when its uint8 row was filled, else its own normalised pixels, or its error.
@@ -42,7 +42,7 @@ def image_batches(
     *,
     batch_size: int,
     num_workers: int | None = None,
-    options: DecodeOptions = DEFAULT_OPTIONS,
+    options: DecodeOptions = EXACT,
 ) -> Iterator[PixelBatch]:
     """Batches of at most `batch_size` images, in input order.
 

@@ -35,7 +35,7 @@ from clipfast.inputs.formats import DEFAULT_FORMATS, OPTIONAL_FORMATS, unsupport
 from clipfast.inputs.orientation import read_orientation, upright_image, upright_pixels
 from clipfast.inputs.read import read_source
 
-__all__ = ["DecodeOptions", "Decoded", "decode_image"]
+__all__ = ["EXACT", "DecodeOptions", "Decoded", "decode_image"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -116,6 +116,9 @@ class DecodeOptions:
                 f'got decode={self.decode!r}, formats={self.formats!r}; expected "exact" or "fast", and formats out of '
                 f"{(*DEFAULT_FORMATS, *OPTIONAL_FORMATS)}"
             )
+
+
+EXACT = DecodeOptions()
 
 
 def decode_image(source: object, options: DecodeOptions, size: int) -> Decoded:

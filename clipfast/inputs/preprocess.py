@@ -7,20 +7,18 @@ import numpy.typing as npt
 
 from clipfast.config import PreprocessConfig
 from clipfast.inputs.arrays import as_pixels, is_array
-from clipfast.inputs.decode import Decoded, DecodeOptions, decode_image
+from clipfast.inputs.decode import EXACT, Decoded, DecodeOptions, decode_image
 from clipfast.inputs.geometry import plan_resize
 from clipfast.inputs.resize import resize_into
 
 Pixels = npt.NDArray[np.uint8]
-
-DEFAULT_OPTIONS = DecodeOptions()
 
 
 def preprocess_image(
     image: object,
     config: PreprocessConfig,
     size: int,
-    options: DecodeOptions = DEFAULT_OPTIONS,
+    options: DecodeOptions = EXACT,
 ) -> Pixels:
     """Decode, resize, centre-crop and convert to RGB one image.
 

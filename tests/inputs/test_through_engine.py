@@ -5,11 +5,11 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from clipfast.config import PreprocessConfig
 from clipfast.errors import InputError
-from clipfast.inputs import image_batches
+from clipfast.inputs import DecodeOptions, image_batches
 from tests.engine.engines import encode_images, encode_texts, tiny_engine
 from tests.inputs.broken_files import encoded, photo
 from tests.inputs.oracles import reference_pixels
@@ -234,3 +234,20 @@ def test_unusual_texts_embed():
         torch.testing.assert_close(
             encode_texts(ENGINE, [same]), encode_texts(ENGINE, [other]), atol=1e-12, rtol=0
         )
+
+
+def test_decode_options_reach_the_pixels():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(photo(90, 60), exif=exif)
+    turned = encode_images(ENGINE, [data], decode=DecodeOptions(exif_orientation=True))
+    upright = reference_pixels(ImageOps.exif_transpose(Image.open(io.BytesIO(data))), SIZE)
+    assert torch.equal(turned, embeddings_of_pixels([upright]))
+    assert not torch.equal(turned, encode_images(ENGINE, [data]))
+    large = encoded(photo(8 * SIZE, 8 * SIZE))
+    fast, exact = (
+        encode_images(ENGINE, [large], decode=DecodeOptions(decode=how))
+        for how in ("fast", "exact")
+    )
+    assert not torch.equal(fast, exact)
+    assert (fast * exact).sum() > 0.99
