@@ -1,0 +1,194 @@
+"""Tile sizes as data: op, dtype, width and architecture -> the tiles to choose from, each with its reason.
+
+Nothing is tuned at run time. Where a table offers several tiles, they are ordered from the largest, and the first one
+that gives every multiprocessor a tile is taken: the work decides, not a timing. The tiles of one entry share the depth
+k, so that a row is summed in the same order whatever the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import triton
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """architecture: compute capability x 10 (80, 86, 89, 90, 100, 120). multiprocessors: that run programs at once."""
+
+    architecture: int
+    multiprocessors: int
+
+    @property
+    def family(self) -> int:
+        """The architecture whose tiles serve this one."""
+        return FAMILY_FROM[max(first for first in FAMILY_FROM if first <= self.architecture)]
+
+    @property
+    def has_descriptors(self) -> bool:
+        """Whether tiles travel through the tensor memory accelerator (TMA)."""
+        return self.architecture >= 90
+
+
+# The first architecture of a family -> the family. 86 and 87 have the shared memory of 89.
+FAMILY_FROM = {80: 80, 86: 89, 90: 90, 100: 100, 120: 120}
+FAMILIES = (80, 89, 90, 100, 120)
+# What stands in for a GPU where tensors live on the CPU, which is Triton's interpreter: few programs, so that each has
+# several tiles and the persistent loop is exercised.
+INTERPRETER = Hardware(80, 3)
+
+
+@cache
+def hardware_of(device: torch.device) -> Hardware:
+    """The hardware that runs kernels on tensors of this device."""
+    if device.type != "cuda":
+        return INTERPRETER
+    properties = torch.cuda.get_device_properties(device)
+    return Hardware(properties.major * 10 + properties.minor, properties.multi_processor_count)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One program's share of a product (m, k) @ (k, n), its warps and its software pipeline.
+
+    slice_n: the epilogue finishes this many columns at a time.
+    """
+
+    m: int
+    n: int
+    k: int
+    warps: int
+    stages: int
+    slice_n: int = 0
+
+
+def largest_filling(tiles: tuple[Tile, ...], rows: int, columns: int, programs: int) -> Tile:
+    """The first tile, largest first, that cuts (rows, columns) into at least `programs` pieces; else the last."""
+    for tile in tiles:
+        if triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n) >= programs:
+            return tile
+    return tiles[-1]
+
+
+# ---- linear: (bits of x, family) -> tiles ----------------------------------------------------------------------
+# 128 x 256 needs 8 warps (128 fp32 accumulators a thread). Slices of 64 columns keep the epilogue's residual and
+# activation in registers. Smaller tiles fill the machine when rows are few (one image is 50 rows at width 768).
+LINEAR: dict[tuple[int, int], tuple[Tile, ...]] = {
+    # 3 stages x 48 KB + a C slice, of 227 KB; wgmma m64n256k16.
+    (16, 90): (
+        Tile(128, 256, 64, 8, 3, 64),
+        Tile(128, 128, 64, 8, 4, 64),
+        Tile(64, 64, 64, 4, 5, 64),
+        Tile(64, 32, 64, 4, 6, 32),
+    ),
+    # The accumulator lives in tensor memory, so registers are free for the epilogue.
+    (16, 100): (
+        Tile(128, 256, 64, 8, 3, 64),
+        Tile(128, 128, 64, 8, 4, 64),
+        Tile(64, 64, 64, 4, 5, 64),
+        Tile(64, 32, 64, 4, 6, 32),
+    ),
+    # cp.async, 3 buffers x 32 KB of 163 KB: one program an SM at 128 x 128, two at 64 x 64.
+    (16, 80): (
+        Tile(128, 128, 64, 8, 4, 128),
+        Tile(64, 64, 64, 4, 4, 64),
+        Tile(32, 32, 64, 4, 5, 32),
+    ),
+    # 99 KB: 2 buffers x 32 KB.
+    (16, 89): (
+        Tile(128, 128, 64, 8, 3, 128),
+        Tile(64, 64, 64, 4, 4, 64),
+        Tile(32, 32, 64, 4, 5, 32),
+    ),
+    # As 89, the tiles travelling by TMA, the C slice beside them.
+    (16, 120): (
+        Tile(128, 128, 64, 8, 2, 64),
+        Tile(64, 64, 64, 4, 3, 64),
+        Tile(64, 32, 64, 4, 4, 32),
+    ),
+    # fp32 multiplies on CUDA cores, as torch does by default: the tile is bounded by registers, on every architecture.
+    **{
+        (32, family): (Tile(64, 64, 32, 8, 3, 64), Tile(32, 32, 32, 4, 3, 32))
+        for family in FAMILIES
+    },
+}
+# Tiles of one band of 8 tile rows run together, so that their weights are read from L2.
+GROUP_M = 8
+
+
+def linear_tile(bits: int, rows: int, columns: int, hardware: Hardware) -> Tile:
+    """The tile of an (M, N) output whose operands have this many bits."""
+    tiles = LINEAR[bits, hardware.family]
+    return largest_filling(tiles, rows, columns, hardware.multiprocessors)
+
+
+# ---- patch_embed: (bits of the weight, family) -> tile ---------------------------------------------------------
+# 0.2 to 2.6% of a tower. k = 64 is 2, 4 or 4 lines of a patch of 32, 16 or 14 pixels.
+PATCH_EMBED: dict[int, Tile] = {
+    16: Tile(128, 128, 64, 8, 3),  # any family: 48 to 96 KB
+    32: Tile(64, 64, 32, 4, 2),  # CUDA cores: bounded by registers
+}
+
+
+# ---- attention: (dense | packed, bits, family) -> tile -----------------------------------------------------------
+@dataclass(frozen=True)
+class AttentionTile:
+    """queries x keys scores at a time, its warps and its pipeline.
+
+    rest: the narrowest and the widest block that the keys past the last full one are read in.
+    """
+
+    queries: int
+    keys: int
+    rest: tuple[int, int]
+    warps: int
+    stages: int
+
+
+ATTENTION: dict[tuple[str, int, int], AttentionTile] = {
+    # 64 query rows are one wgmma, and 257 = 4 x 64 + 1 rows need five of them.
+    **{("dense", 16, family): AttentionTile(64, 64, (16, 64), 4, 2) for family in FAMILIES},
+    # Scores pass from tensor memory through registers: a 64-wide last block beside the loop's would need a stack.
+    ("dense", 16, 100): AttentionTile(64, 64, (16, 32), 4, 2),
+    # Texts have 10 tokens on average: 16 rows of one warp (mma.sync) leave the least padding.
+    **{("packed", 16, family): AttentionTile(16, 32, (16, 16), 1, 2) for family in FAMILIES},
+    # CUDA cores: bounded by registers.
+    **{("dense", 32, family): AttentionTile(32, 32, (16, 32), 4, 2) for family in FAMILIES},
+    **{("packed", 32, family): AttentionTile(16, 16, (16, 16), 4, 2) for family in FAMILIES},
+}
+# Head dims with a second part (72, 80, 88, 104) keep two accumulators: half the key block keeps them in registers.
+# The second part is 16 columns or more: 32 rows of it are the fewest that still travel 8 bytes at a time.
+ATTENTION_SPLIT_HEAD: dict[tuple[str, int, int], AttentionTile] = {
+    **{("dense", 16, family): AttentionTile(64, 32, (32, 32), 4, 2) for family in (80, 89, 120)},
+    ("dense", 16, 90): AttentionTile(64, 64, (32, 64), 4, 2),
+    ("dense", 16, 100): AttentionTile(64, 32, (32, 32), 4, 2),
+    **{("dense", 32, family): AttentionTile(16, 32, (32, 32), 4, 2) for family in FAMILIES},
+}
+
+
+def attention_tile(kind: str, bits: int, split_head: bool, hardware: Hardware) -> AttentionTile:
+    """kind: "dense" or "packed". split_head: the head dim is not a power of two."""
+    key = (kind, bits, hardware.family)
+    return ATTENTION_SPLIT_HEAD.get(key, ATTENTION[key]) if split_head else ATTENTION[key]
+
+
+# ---- similarity, log_sum_exp, top_k: bits -> tile ---------------------------------------------------------------
+# Bound by reading the gallery: 64 queries share one pass. top_k keeps 64-bit keys beside the scores.
+SCAN: dict[int, Tile] = {16: Tile(64, 128, 64, 8, 3), 32: Tile(32, 64, 32, 8, 2)}
+TOP_K: dict[int, Tile] = {16: Tile(64, 64, 64, 8, 3), 32: Tile(32, 64, 16, 4, 2)}
+
+
+# ---- one row a program: layer_norm ------------------------------------------------------------------------------
+def row_warps(block: int) -> int:
+    """Warps for one row of `block` elements: 32 a thread, so that 16-byte loads stay in flight without spills."""
+    return min(8, max(1, block // 1024))
+
+
+# ---- attention_pool: 32 keys of a head a step (Dh = 64, bf16) are 8 loads of 16 bytes a thread -----------------------
+POOL_KEYS, POOL_WARPS = 32, 2
+
+
+# ---- similarity's second step, bound by bandwidth: 4 fp32 logits a thread, 16 bytes at a time ------------------------
+SOFTMAX_KEYS, SOFTMAX_WARPS = 1024, 8

@@ -1,0 +1,258 @@
+"""Linear layers with everything that follows them: row scale, bias, activation, residual, row sums of squares.
+
+    y = activation(row_scale * (x @ weight^T) + bias) + residual;  squares[m, tile] = sum over a tile's columns of y^2
+    row_scale = given, or rsqrt(sum of the producer's squares / K + eps): LayerNorm of a zero-mean row
+
+x: (M, K), weight: (N, K), fp16 | bf16 | fp32; residual, y: (M, N), also wider; rows of any stride, last stride 1.
+Accumulator fp32. Persistent: one program a multiprocessor walks tiles in bands, next loads under this epilogue (TMA).
+MMA: wgmma on 90, tcgen05 on 100, mma.sync on 80, 89, 120; fp32 on CUDA cores. Loads: TMA from 90 on (16-byte cp.async
+where a stride forbids it), 16-byte cp.async before. Bound by the tensor cores at 2 M N K operations, from K = 1024 on.
+Source: Vaswani et al. 2017, arXiv:1706.03762; QuickGELU: github.com/openai/CLIP, MIT, clip/model.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from clipfast.errors import ConfigurationError
+from clipfast.kernels.configs import GROUP_M, Hardware, Tile, hardware_of, linear_tile
+from clipfast.kernels.operands import (
+    check_matrix,
+    check_vector,
+    flat_output,
+    has_aligned_rows,
+    row_stride,
+    unsupported_dtype,
+)
+
+ACTIVATIONS = (None, "gelu", "quick_gelu", "silu", "relu")
+
+
+@triton.jit
+def activate(y, ACTIVATION: tl.constexpr):
+    if ACTIVATION == "silu":
+        y = y / (1.0 + tl.exp2(y * -1.4426950408889634))  # log2(e)
+    elif ACTIVATION == "quick_gelu":
+        y = y / (1.0 + tl.exp2(y * -2.4554669595930157))  # 1.702 log2(e)
+    elif ACTIVATION == "gelu":
+        y = 0.5 * y * (1.0 + tl.erf(y * 0.7071067811865476))
+    elif ACTIVATION == "relu":
+        y = tl.maximum(y, 0.0)
+    return y
+
+
+@triton.jit
+def tile_position(tile, tiles_m, tiles_n, GROUP_M: tl.constexpr):
+    """Bands of GROUP_M tile rows, column by column, so that a band's weights stay in L2."""
+    band = tile // (GROUP_M * tiles_n)
+    height = tl.minimum(tiles_m - band * GROUP_M, GROUP_M)
+    within = tile % (GROUP_M * tiles_n)
+    return band * GROUP_M + within % height, within // height
+
+
+@triton.jit
+def _finish(
+    acc, y, residual, bias_ptr, stride_y, stride_residual, M, N, row, column,
+    ACTIVATION: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SLICE_N: tl.constexpr,
+):  # fmt: skip
+    """Stores the tile's outputs, SLICE_N columns at a time, and returns its rows' sums of squares."""
+    if BLOCK_N > SLICE_N:
+        HALF: tl.constexpr = BLOCK_N // 2
+        left, right = acc.reshape(BLOCK_M, 2, HALF).permute(0, 2, 1).split()
+        squares = _finish(
+            left, y, residual, bias_ptr, stride_y, stride_residual, M, N, row, column,
+            ACTIVATION, DESCRIPTORS, BLOCK_M, HALF, SLICE_N,
+        ) + _finish(
+            right, y, residual, bias_ptr, stride_y, stride_residual, M, N, row, column + HALF,
+            ACTIVATION, DESCRIPTORS, BLOCK_M, HALF, SLICE_N,
+        )  # fmt: skip
+    else:
+        columns = column + tl.arange(0, BLOCK_N)
+        if bias_ptr is not None:
+            acc += tl.load(bias_ptr + columns, mask=columns < N, other=0.0).to(tl.float32)[None, :]
+        acc = activate(acc, ACTIVATION)
+        if DESCRIPTORS:
+            if residual is not None:
+                acc += residual.load([row, column]).to(tl.float32)
+            y.store([row, column], acc.to(y.dtype))
+        else:
+            rows = row + tl.arange(0, BLOCK_M)
+            inside = (rows < M)[:, None] & (columns < N)[None, :]
+            rows = rows.to(tl.int64)[:, None]
+            if residual is not None:
+                acc += tl.load(
+                    residual + rows * stride_residual + columns[None, :], mask=inside, other=0.0
+                ).to(tl.float32)
+            tl.store(
+                y + rows * stride_y + columns[None, :], acc.to(y.dtype.element_ty), mask=inside
+            )
+        squares = tl.sum(acc * acc, axis=1)
+    return squares
+
+
+@triton.jit
+def _linear_kernel(
+    y, squares_ptr, x, weight, bias_ptr, residual, row_scale_ptr, row_squares_ptr,
+    stride_y, stride_x, stride_weight, stride_residual, row_partials, eps, M, N, K,
+    ACTIVATION: tl.constexpr, DESCRIPTORS: tl.constexpr, PARTIALS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    SLICE_N: tl.constexpr, GROUP_M: tl.constexpr,
+):  # fmt: skip
+    tiles_m = tl.cdiv(M, BLOCK_M)
+    tiles_n = tl.cdiv(N, BLOCK_N)
+    for tile in tl.range(
+        tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=DESCRIPTORS
+    ):
+        tile_m, tile_n = tile_position(tile, tiles_m, tiles_n, GROUP_M)
+        row = tile_m * BLOCK_M
+        column = tile_n * BLOCK_N
+        rows = row + tl.arange(0, BLOCK_M)
+        acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        if DESCRIPTORS:
+            for k in range(0, K, BLOCK_K):
+                a = x.load([row, k])
+                b = weight.load([column, k])
+                acc = tl.dot(a, b.T, acc, input_precision="ieee")
+        else:
+            columns = column + tl.arange(0, BLOCK_N)
+            inner = tl.arange(0, BLOCK_K)
+            x_ptrs = x + rows.to(tl.int64)[:, None] * stride_x + inner[None, :]
+            weight_ptrs = weight + columns.to(tl.int64)[:, None] * stride_weight + inner[None, :]
+            for k in range(0, K, BLOCK_K):
+                real = (inner < K - k)[None, :]
+                a = tl.load(x_ptrs + k, mask=(rows < M)[:, None] & real, other=0.0)
+                b = tl.load(weight_ptrs + k, mask=(columns < N)[:, None] & real, other=0.0)
+                acc = tl.dot(a, b.T, acc, input_precision="ieee")
+
+        if row_scale_ptr is not None:
+            acc *= tl.load(row_scale_ptr + rows, mask=rows < M, other=0.0)[:, None]
+        if row_squares_ptr is not None:
+            partials = tl.arange(0, PARTIALS)
+            squares = tl.load(
+                row_squares_ptr + rows.to(tl.int64)[:, None] * row_partials + partials[None, :],
+                mask=(rows < M)[:, None] & (partials < row_partials)[None, :],
+                other=0.0,
+            )
+            acc *= tl.rsqrt(tl.sum(squares, axis=1) / K + eps)[:, None]
+        squares_of_rows = _finish(
+            acc, y, residual, bias_ptr, stride_y, stride_residual, M, N, row, column,
+            ACTIVATION, DESCRIPTORS, BLOCK_M, BLOCK_N, SLICE_N,
+        )  # fmt: skip
+        if squares_ptr is not None:
+            tl.store(
+                squares_ptr + rows.to(tl.int64) * tiles_n + tile_n, squares_of_rows, mask=rows < M
+            )
+
+
+def linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    *,
+    activation: str | None = None,
+    residual: torch.Tensor | None = None,
+    row_scale: torch.Tensor | None = None,
+    row_squares: torch.Tensor | None = None,
+    eps: float = 0.0,
+    return_squares: bool = False,
+    out: torch.Tensor | None = None,
+    hardware: Hardware | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """y = activation(row_scale * (x @ weight^T) + bias) + residual, and the sums of squares of y's rows by tile.
+
+    Args:
+        x: (M, K). weight: (N, K), same dtype. bias: (N,) or None.
+        activation: one of ACTIVATIONS; "gelu" is exact (erf), "quick_gelu" is y * sigmoid(1.702 y).
+        residual: (M, N) or None; y has its dtype, else x's.
+        row_scale: (M,) float32 or None.
+        row_squares: (M, P) float32 or None: what the producer of x returned; the row scale is then
+            1 / sqrt(row_squares.sum(1) / K + eps), so that a zero-mean x is layer-normalised on the way in.
+        out: where y goes, a fresh tensor when None. hardware: whose tiles to use, the device's when None.
+    Returns: y (M, N), float32 accumulation; with return_squares also (M, P') float32, in a fixed order, no atomics.
+    Raises:
+        ConfigurationError: a shape, stride, dtype or activation is not as written above.
+
+    Equivalent to:
+        y = activation(row_scale[:, None] * (x @ weight.T) + bias) + residual
+    """
+    rows, depth = check_matrix("x", x)
+    columns, _ = check_matrix("weight", weight, (None, depth))
+    check_vector("bias", bias, columns)
+    check_vector("row_scale", row_scale, rows)
+    check_matrix("residual", residual, (rows, columns))
+    check_matrix("row_squares", row_squares, (rows, None))
+    if weight.dtype != x.dtype:
+        raise ConfigurationError(f"weight has dtype {weight.dtype}; expected x's, {x.dtype}")
+    if activation not in ACTIVATIONS:
+        raise ConfigurationError(f"activation={activation!r}; expected one of {ACTIVATIONS}")
+    y = flat_output(out, x, (rows, columns), x.dtype if residual is None else residual.dtype)
+    hardware = hardware or hardware_of(x.device)
+    tile = linear_tile(x.dtype.itemsize * 8, rows, columns, hardware)
+    squares = None
+    if return_squares:
+        squares = x.new_empty(rows, triton.cdiv(columns, tile.n), dtype=torch.float32)
+    if rows and columns:
+        operands = (x, weight, bias, residual, row_scale, row_squares)
+        _launch(tile, hardware, y, squares, *operands, activation=activation, eps=eps)
+    return y, squares
+
+
+def _launch(
+    tile: Tile,
+    hardware: Hardware,
+    y: torch.Tensor,
+    squares: torch.Tensor | None,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    row_scale: torch.Tensor | None,
+    row_squares: torch.Tensor | None,
+    *,
+    activation: str | None,
+    eps: float,
+) -> None:
+    (rows, depth), columns = x.shape, weight.shape[0]
+    programs = min(
+        hardware.multiprocessors, triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n)
+    )
+    strides = (y.stride(0), x.stride(0), weight.stride(0), row_stride(residual))
+    partials = 0 if row_squares is None else row_squares.shape[1]
+    descriptors = (
+        hardware.has_descriptors
+        and x.dtype.itemsize == 2
+        and all(has_aligned_rows(matrix) for matrix in (y, x, weight, residual))
+    )
+    matrices: tuple[Any, ...] = (y, x, weight, residual)
+    if descriptors:
+        out_block, x_block, weight_block = (
+            (tile.m, tile.slice_n),
+            (tile.m, tile.k),
+            (tile.n, tile.k),
+        )
+        matrices = tuple(map(_described, matrices, (out_block, x_block, weight_block, out_block)))
+    y_tiles, x_tiles, weight_tiles, residual_tiles = matrices
+    _linear_kernel[(programs,)](
+        y_tiles, squares, x_tiles, weight_tiles, bias, residual_tiles, row_scale, row_squares,
+        *strides, partials, eps, rows, columns, depth,
+        ACTIVATION=activation, DESCRIPTORS=descriptors,
+        PARTIALS=triton.next_power_of_2(max(1, partials)),
+        BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, SLICE_N=tile.slice_n, GROUP_M=GROUP_M,
+        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+    )  # fmt: skip
+
+
+def _described(matrix: torch.Tensor | None, block: tuple[int, int]) -> TensorDescriptor | None:
+    """The matrix as TMA sees it, in blocks."""
+    return None if matrix is None else TensorDescriptor.from_tensor(matrix, list(block))
+
+
+def unsupported_reason(dtype: torch.dtype, architecture: int) -> str | None:
+    """None when linear serves this dtype on this architecture, else the sentence why not."""
+    return unsupported_dtype(dtype, architecture)

@@ -1,0 +1,173 @@
+"""linear against float64: epilogues, dtypes, pointer and descriptor tiles, the normalisation inside the products."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clipfast.backends.reference import linear as reference
+from clipfast.errors import ConfigurationError
+from clipfast.kernels.configs import Hardware
+from clipfast.kernels.linear import ACTIVATIONS, linear
+from tests.kernels.parity import DTYPES, Canary, Operands, assert_parity, strided
+from tests.tolerances import FOLDED_NORM_ERROR_FACTOR, ROW_SQUARES_RELATIVE
+
+BF16, FP16 = torch.bfloat16, torch.float16
+
+
+def layer(
+    operands: Operands, rows: int, columns: int, depth: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    x = operands(rows, depth, dtype=dtype)
+    return x, operands(columns, depth, dtype=dtype, std=depth**-0.5), operands(columns, dtype=dtype)
+
+
+def check(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    hardware: Hardware,
+    *,
+    activation: str | None = None,
+    residual: torch.Tensor | None = None,
+    row_scale: torch.Tensor | None = None,
+) -> torch.Tensor:
+    options = {"activation": activation, "residual": residual, "row_scale": row_scale}
+    wide = {
+        name: value.double() if isinstance(value, torch.Tensor) else value
+        for name, value in options.items()
+    }
+    y, squares = linear(x, weight, bias, **options, hardware=hardware)
+    exact = reference(x.double(), weight.double(), None if bias is None else bias.double(), **wide)
+    assert_parity(y, exact, reference(x, weight, bias, **options))
+    assert squares is None
+    return y
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_activations(operands: Operands, hardware: Hardware, activation: str | None) -> None:
+    check(*layer(operands, 50, 96, 64, FP16), hardware, activation=activation)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("residual", [None, torch.float32, "same"], ids=str)
+def test_dtypes_and_wider_residuals(
+    operands: Operands, hardware: Hardware, dtype: torch.dtype, residual: torch.dtype | str | None
+) -> None:
+    x, weight, bias = layer(operands, 50, 128, 192, dtype)
+    added = None
+    if residual is not None:
+        added = operands(50, 128, dtype=dtype if residual == "same" else residual, std=30.0)
+    y = check(x, weight, bias, hardware, residual=added)
+    assert y.dtype == (x.dtype if added is None else added.dtype)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "depth"),
+    [(1, 1, 1), (13, 17, 5), (50, 768, 64), (63, 65, 64), (65, 63, 66), (129, 200, 72), (0, 8, 8)],
+    ids=lambda size: str(size),
+)
+def test_sizes_that_no_tile_divides(
+    operands: Operands, hardware: Hardware, rows: int, columns: int, depth: int
+) -> None:
+    x, weight, bias = layer(operands, rows, columns, depth, FP16)
+    check(x, weight, bias, hardware, residual=operands(rows, columns))
+
+
+@pytest.mark.parametrize("programs", [1, 8])
+def test_large_tiles_and_their_slices(operands: Operands, programs: int) -> None:
+    x, weight, bias = layer(operands, 200, 520, 64, FP16)
+    for architecture in (80, 90):
+        check(x, weight, bias, Hardware(architecture, programs), residual=operands(200, 520))
+
+
+def test_strided_operands_and_no_bias(operands: Operands, hardware: Hardware) -> None:
+    x, weight, _ = layer(operands, 40, 64, 96, FP16)
+    check(strided(x), strided(weight), None, hardware, residual=strided(operands(40, 64)))
+
+
+def test_rows_that_no_descriptor_can_carry(operands: Operands, hardware: Hardware) -> None:
+    x, weight, bias = layer(operands, 40, 64, 97, FP16)
+    check(x[:, 1:], weight[:, 1:], bias, hardware)
+
+
+def test_row_scale(operands: Operands, hardware: Hardware) -> None:
+    x, weight, bias = layer(operands, 70, 96, 64, BF16)
+    check(x, weight, bias, hardware, activation="silu", row_scale=operands(70).exp())
+
+
+def test_rows_squares_in_a_fixed_order(operands: Operands, hardware: Hardware) -> None:
+    x, weight, bias = layer(operands, 70, 300, 64, FP16)
+    residual = operands(70, 300, std=30.0)
+    y, squares = linear(x, weight, bias, residual=residual, return_squares=True, hardware=hardware)
+    again = linear(x, weight, bias, residual=residual, return_squares=True, hardware=hardware)
+    assert torch.equal(squares, again[1])
+    assert torch.equal(y, again[0])
+    exact = reference(x.double(), weight.double(), bias.double(), residual=residual.double())
+    relative = (squares.double().sum(1) / exact.square().sum(1) - 1).abs().max().item()
+    print(f"relative error of the sums of squares {relative:.2e}")
+    assert relative <= ROW_SQUARES_RELATIVE
+
+
+def test_a_normalisation_inside_the_products(operands: Operands, hardware: Hardware) -> None:
+    """A zero-mean residual stream needs no LayerNorm kernel: the producer sums squares, the consumer scales rows."""
+    width, eps = 192, 1e-5
+    x, writer, bias = layer(operands, 70, width, 64, FP16)
+    writer = (writer.double() - writer.double().mean(dim=0)).to(FP16)  # columns of zero mean
+    residual = operands(70, width, std=3.0)
+    residual -= residual.mean(dim=1, keepdim=True)
+    bias = bias - bias.mean()
+    reader = operands(96, width, dtype=FP16, std=width**-0.5)
+    stream, squares = linear(
+        x, writer, bias, residual=residual.half(), return_squares=True, hardware=hardware
+    )
+    y, _ = linear(
+        stream, reader, None, activation="silu", row_squares=squares, eps=eps, hardware=hardware
+    )
+    wide = reference(x.double(), writer.double(), bias.double(), residual=residual.double())
+    exact_norm = torch.nn.functional.layer_norm(wide, [width], eps=eps)
+    exact = reference(exact_norm, reader.double(), None, activation="silu")
+    plain_norm = torch.nn.functional.layer_norm(stream, [width], eps=eps)
+    plain = reference(plain_norm, reader, None, activation="silu")
+    error = (y.double() - exact).abs().max().item()
+    of_torch = (plain.double() - exact).abs().max().item()
+    print(f"error {error:.2e}, torch's LayerNorm and linear {of_torch:.2e}")
+    assert error <= FOLDED_NORM_ERROR_FACTOR * of_torch
+
+
+def test_writes_its_output_and_nothing_else(
+    operands: Operands, hardware: Hardware, device: torch.device
+) -> None:
+    x, weight, bias = layer(operands, 45, 70, 64, FP16)
+    canary = Canary((45, 70), FP16, device)
+    y, _ = linear(x, weight, bias, out=canary.out, hardware=hardware)
+    canary.assert_alive()
+    assert torch.equal(y, linear(x, weight, bias, hardware=hardware)[0])
+
+
+def test_a_row_does_not_see_its_neighbours(operands: Operands, hardware: Hardware) -> None:
+    """Neighbours of NaN neither; the tile that many rows take sums in the order of the one that few rows take."""
+    x, weight, bias = layer(operands, 150, 96, 128, FP16)
+    clean, _ = linear(x, weight, bias, hardware=hardware)
+    x[:70] = torch.nan
+    x[71:] = torch.nan
+    dirty, _ = linear(x, weight, bias, hardware=hardware)
+    assert torch.equal(dirty[70], clean[70])
+    alone, _ = linear(x[70:71], weight, bias, hardware=hardware)
+    assert_parity(alone[0], clean[70].double(), clean[70])
+
+
+def test_refuses_in_words(operands: Operands) -> None:
+    x, weight, bias = layer(operands, 4, 8, 16, FP16)
+    with pytest.raises(
+        ConfigurationError, match=r"weight has shape \(8, 16\); expected \('any', 15\)"
+    ):
+        linear(x[:, :15], weight, bias)
+    with pytest.raises(ConfigurationError, match=r"weight has dtype torch\.float32; expected x's"):
+        linear(x, weight.float(), bias)
+    with pytest.raises(ConfigurationError, match="activation='tanh'; expected one of"):
+        linear(x, weight, bias, activation="tanh")
+    with pytest.raises(ConfigurationError, match=r"bias has shape \(8,\); expected \(7,\)"):
+        linear(x, weight[:7], bias)
+    with pytest.raises(ConfigurationError, match=r"residual has shape \(4, 7\)"):
+        linear(x, weight, bias, residual=operands(4, 7))
