@@ -1,0 +1,70 @@
+"""Texts/s of captions: strings to unit rows for us, ready-made ids to unit rows for peers."""
+
+import time
+from dataclasses import asdict
+
+import pytest
+
+import clipfast
+from benchmarks.intervals import paired_ratio
+from benchmarks.throughput import OUR_SECONDS, PAIRS
+
+pytestmark = pytest.mark.benchmark(timer=OUR_SECONDS)
+
+PREFIX = ["a", "large", "and", "rather", "blurry", "old", "photo", "of", "one", "of", "the"]
+SUBJECTS = ["cat", "dog", "fox", "owl", "hen", "elk", "bee", "ant", "emu", "yak"]
+PLACES = [
+    "rivers",
+    "roads",
+    "woods",
+    "hills",
+    "fields",
+    "lakes",
+    "yards",
+    "ponds",
+    "parks",
+    "farms",
+    "dunes",
+    "cliffs",
+]
+
+
+def test_texts(throughput, cell):
+    throughput(cell)
+
+
+@pytest.mark.benchmark(timer=time.perf_counter, group="texts, tree over packed")
+@pytest.mark.parametrize("shared", [1, 3, 5, 7, 11])
+def test_prefix_tree_crossover(benchmark, weights, shared):
+    """How much faster texts are as a tree of their prefixes than packed, by the share of rows that this saves."""
+    model = clipfast.load(weights("ViT-B-32") if benchmark.enabled else "demo")
+    prompts = [
+        " ".join([*PREFIX[:shared], subject, place, other, "at noon"])
+        for subject in SUBJECTS
+        for place in PLACES
+        for other in SUBJECTS[:4]
+    ]
+    packed_times: list[float] = []
+
+    def encode_packed():
+        start = time.perf_counter()
+        model.encode_texts(prompts, share_prefixes=False)
+        packed_times.append(time.perf_counter() - start)
+
+    pairs = PAIRS if benchmark.enabled else 1
+    tree = benchmark.pedantic(
+        model.encode_texts,
+        args=(prompts,),
+        kwargs={"share_prefixes": True},
+        setup=encode_packed,
+        rounds=pairs,
+    )
+    statistics = model.last_text_statistics
+    packed = model.encode_texts(prompts, share_prefixes=False)
+    assert (tree * packed).sum(dim=1).min() > 0.999
+    if benchmark.enabled:
+        tree_times = benchmark.stats.stats.data
+        benchmark.extra_info.update(
+            saved=1 - statistics.rows / statistics.tokens,
+            tree_over_packed=asdict(paired_ratio(tree_times, packed_times)),
+        )
