@@ -128,7 +128,10 @@ def test_a_missing_dependency_names_the_extra():
 def test_a_reader_that_leaves_is_no_error_message():
     """`clipfast models | head -1`: quiet, and 128 + SIGPIPE as other programs."""
     process = subprocess.Popen(
-        [*COMMAND, "models", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*COMMAND, "models", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": ""},  # what is buffered is what fails at exit
     )
     assert process.stdout is not None
     process.stdout.close()
