@@ -11,7 +11,7 @@ NATIVE_SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -na
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full coverage lint format bench bench-check wheel sanitize native clean
+.PHONY: help demo test test-full test-tensorrt test-tensorrt-rtx coverage lint format bench bench-check wheel sanitize native clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,13 @@ test: $(STAMP)-dev  ## the tests, in minutes
 test-full: $(STAMP)-dev  ## every test, and line coverage of clipfast/
 	$(BIN)/python -m pytest -q --cov --cov-report=term
 	$(BIN)/python -m pytest -q benchmarks --benchmark-disable
+
+test-tensorrt-rtx: $(STAMP)-dev  ## build every family with NVIDIA's compiler, no GPU (downloads 146 MB)
+	$(BIN)/python -m tests.export.nvidia_wheels
+	$(BIN)/python -m pytest -q -s -m slow tests/export/test_tensorrt_rtx.py
+
+test-tensorrt: $(STAMP)-dev  ## build, run and time engines (needs TensorRT and a GPU)
+	$(BIN)/python -m pytest -q -s tests/export/test_tensorrt_gpu.py
 
 lint: $(STAMP)-dev  ## ruff, mypy --strict, clang-format
 	$(BIN)/ruff check .
