@@ -38,9 +38,8 @@ float cosine_in_double(Dtype dtype, const char* a, const char* b, std::int64_t w
 
 bool overflows(float square) { return square > kLargestSquare; }
 
-std::int64_t packed_stride(const CosineKernels& kernels, std::int64_t width) {
-    const std::int64_t multiple = kernels.panel_multiple;
-    return (width + multiple - 1) / multiple * multiple * element_bytes(kernels.panel_dtype);
+std::int64_t steps_of(const CosineKernels& kernels, std::int64_t width) {
+    return (width + kernels.step - 1) / kernels.step;
 }
 
 std::int64_t group_count(std::int64_t queries) {
@@ -52,18 +51,19 @@ std::int64_t group_count(std::int64_t queries) {
 QueryPanel::QueryPanel(const CosineProblem& problem, const CosineKernels& kernels,
                        std::int64_t first, std::int64_t count)
     : count_(count),
-      stride_(packed_stride(kernels, problem.width)),
+      steps_(steps_of(kernels, problem.width)),
+      group_bytes_(steps_ * kGroupQueries * kernels.step * element_bytes(kernels.panel_dtype)),
       dtype_(kernels.panel_dtype),
-      panel_(group_count(count) * kGroupQueries * stride_),
+      panel_(group_count(count) * group_bytes_),
       groups_(group_count(count)),
       wide_(group_count(count)) {
-    pack(problem, first);
+    pack(problem, first, kernels.step);
     float squares[kMaxBlockRows];
     for (std::int64_t g = 0; g < groups(); ++g) {
         const std::int64_t start = first + g * kGroupQueries;
         const Matrix members{problem.queries.row(start), queries_in(g), problem.queries.stride};
         kernels.squares(members, problem.width, squares);
-        groups_[g].panel = panel_.get() + g * kGroupQueries * stride_;
+        groups_[g].panel = panel_.get() + g * group_bytes_;
         for (int q = 0; q < kGroupQueries; ++q) {
             const bool exists = q < queries_in(g);
             groups_[g].inverse_norm[q] = exists ? inverse_norm(squares[q]) : 0.0f;
@@ -77,16 +77,22 @@ int QueryPanel::queries_in(std::int64_t g) const {
     return static_cast<int>(std::min<std::int64_t>(kGroupQueries, count_ - g * kGroupQueries));
 }
 
-void QueryPanel::pack(const CosineProblem& problem, std::int64_t first) {
-    std::memset(panel_.get(), 0, groups() * kGroupQueries * stride_);
+void QueryPanel::pack(const CosineProblem& problem, std::int64_t first, int step) {
+    const std::int64_t bytes = element_bytes(dtype_);
+    std::memset(panel_.get(), 0, groups() * group_bytes_);
     for (std::int64_t i = 0; i < count_; ++i) {
         const char* query = problem.queries.row(first + i);
-        char* packed = panel_.get() + i * stride_;
-        if (dtype_ == problem.dtype) {
-            std::memcpy(packed, query, problem.width * element_bytes(dtype_));
-        } else {
-            for (std::int64_t e = 0; e < problem.width; ++e)
-                reinterpret_cast<float*>(packed)[e] = load_element(problem.dtype, query, e);
+        char* packed =
+            panel_.get() + i / kGroupQueries * group_bytes_ + i % kGroupQueries * step * bytes;
+        for (std::int64_t e = 0; e < problem.width; e += step) {
+            const std::int64_t count = std::min<std::int64_t>(step, problem.width - e);
+            char* out = packed + e * kGroupQueries * bytes;
+            if (dtype_ == problem.dtype) {
+                std::memcpy(out, query + e * bytes, count * bytes);
+            } else {
+                for (std::int64_t j = 0; j < count; ++j)
+                    reinterpret_cast<float*>(out)[j] = load_element(problem.dtype, query, e + j);
+            }
         }
     }
 }
@@ -123,12 +129,16 @@ void repair_wide(const CosineProblem& problem, std::int64_t query, int queries,
     }
 }
 
-void prefetch_part(const Matrix& rows, std::int64_t row_bytes, std::int64_t part,
-                   std::int64_t parts) {
-    const std::int64_t end = rows.rows * (part + 1) / parts;
-    for (std::int64_t r = rows.rows * part / parts; r < end; ++r)
-        for (std::int64_t byte = 0; byte < row_bytes; byte += kCacheLine)
-            __builtin_prefetch(rows.row(r) + byte, 0, 2);
+Lookahead::Lookahead(const CosineProblem& problem, const CosineKernels& kernels,
+                     std::int64_t calls) {
+    const std::int64_t row_bytes = problem.width * element_bytes(problem.dtype);
+    const std::int64_t rows = block_rows(row_bytes);
+    const std::int64_t steps = rows / kernels.tile_rows * steps_of(kernels, problem.width);
+    if (steps == 0 || problem.rows.stride != row_bytes) return;
+    block_bytes_ = rows * row_bytes;
+    const std::int64_t lines = (block_bytes_ + kCacheLine - 1) / kCacheLine;
+    lines_per_step_ = static_cast<int>((lines + steps * calls - 1) / (steps * calls));
+    bytes_per_call_ = steps * lines_per_step_ * kCacheLine;
 }
 
 }  // namespace clipfast

@@ -57,10 +57,11 @@ class QueryPanel {
     int queries_in(std::int64_t g) const;
 
   private:
-    void pack(const CosineProblem& problem, std::int64_t first);
+    void pack(const CosineProblem& problem, std::int64_t first, int step);
 
     std::int64_t count_;
-    std::int64_t stride_;
+    std::int64_t steps_;
+    std::int64_t group_bytes_;
     Dtype dtype_;
     AlignedBuffer<char> panel_;
     std::vector<QueryGroup> groups_;
@@ -79,8 +80,23 @@ bool read_block(const CosineProblem& problem, const CosineKernels& kernels, std:
 void repair_wide(const CosineProblem& problem, std::int64_t query, int queries,
                  const RowBlock& block, float* cosines);
 
-// Asks for the next rows while this block is computed: part `part` of `parts` of them.
-void prefetch_part(const Matrix& rows, std::int64_t row_bytes, std::int64_t part,
-                   std::int64_t parts);
+// The memory after a block, shared out over the calls that compute the block, so that it arrives
+// evenly.
+class Lookahead {
+  public:
+    // calls: how many a block takes. Rows that do not follow one another in memory are not fetched
+    // ahead.
+    Lookahead(const CosineProblem& problem, const CosineKernels& kernels, std::int64_t calls);
+
+    Ahead share(const char* block_end, std::int64_t call) const {
+        if (call * bytes_per_call_ >= block_bytes_) return {};
+        return {block_end + call * bytes_per_call_, lines_per_step_};
+    }
+
+  private:
+    std::int64_t block_bytes_ = 0;
+    std::int64_t bytes_per_call_ = 0;
+    int lines_per_step_ = 0;
+};
 
 }  // namespace clipfast

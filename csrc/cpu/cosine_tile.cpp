@@ -21,19 +21,21 @@
 namespace clipfast {
 namespace {
 
+constexpr std::int64_t kCacheLine = 64;
+
 // --- serial: the definition ---
 
 template <Dtype dtype>
-bool cosines_serial(const QueryGroup& group, const RowBlock& block, std::int64_t width,
+bool cosines_serial(const QueryGroup& group, const RowBlock& block, std::int64_t width, Ahead,
                     float* out) {
     bool above = false;
     for (int q = 0; q < kGroupQueries; ++q) {
-        const float* query = reinterpret_cast<const float*>(group.panel) + q * width;
+        const float* query = reinterpret_cast<const float*>(group.panel) + q;
         for (std::int64_t r = 0; r < block.rows.rows; ++r) {
             const char* row = block.rows.row(r);
             double sum = 0;
             for (std::int64_t e = 0; e < width; ++e)
-                sum += static_cast<double>(query[e]) * load_element(dtype, row, e);
+                sum += static_cast<double>(query[e * kGroupQueries]) * load_element(dtype, row, e);
             const float cosine =
                 static_cast<float>(sum) * block.inverse_norm[r] * group.inverse_norm[q];
             out[q * kMaxBlockRows + r] = cosine;
@@ -55,15 +57,16 @@ void squares_serial(const Matrix& rows, std::int64_t width, float* out) {
     }
 }
 
-constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
-    return (value + multiple - 1) / multiple * multiple;
-}
-
 // Rows first .. first + count - 1 of a block, where the last row stands in for those beyond it.
 template <int count>
-INLINE void tile_rows(const Matrix& block, std::int64_t first, const char* (&rows)[count]) {
+INLINE void rows_of_tile(const Matrix& block, std::int64_t first, const char* (&rows)[count]) {
     for (int r = 0; r < count; ++r)
         rows[r] = block.row(first + r < block.rows ? first + r : block.rows - 1);
+}
+
+INLINE void fetch_step(Ahead& ahead) {
+    for (int i = 0; i < ahead.lines_per_step; ++i, ahead.data += kCacheLine)
+        __builtin_prefetch(ahead.data, 0, 2);
 }
 
 #if defined(__x86_64__)
@@ -108,20 +111,20 @@ AVX2 INLINE void load_rows8(const char* const (&rows)[count], std::int64_t e, st
 
 template <Dtype dtype>
 AVX2 bool cosines_avx2(const QueryGroup& group, const RowBlock& block, std::int64_t width,
-                       float* out) {
-    const float* queries = reinterpret_cast<const float*>(group.panel);
-    const std::int64_t stride = round_up(width, 8);
+                       Ahead ahead, float* out) {
     const __m128 inverse = _mm_loadu_ps(group.inverse_norm);
     const __m128 threshold = _mm_loadu_ps(group.threshold);
     int above = 0;
     for (std::int64_t first = 0; first < block.rows.rows; first += 2) {
         const char* rows[2];
-        tile_rows(block.rows, first, rows);
+        rows_of_tile(block.rows, first, rows);
+        const float* queries = reinterpret_cast<const float*>(group.panel);
         __m256 x[2], sums[2][kGroupQueries] = {};
-        for (std::int64_t e = 0; e < width; e += 8) {
+        for (std::int64_t e = 0; e < width; e += 8, queries += 8 * kGroupQueries) {
             load_rows8<dtype>(rows, e, width, x);
+            fetch_step(ahead);
             for (int q = 0; q < kGroupQueries; ++q) {
-                const __m256 query = _mm256_loadu_ps(queries + q * stride + e);
+                const __m256 query = _mm256_loadu_ps(queries + q * 8);
                 for (int r = 0; r < 2; ++r) sums[r][q] = _mm256_fmadd_ps(query, x[r], sums[r][q]);
             }
         }
@@ -142,7 +145,7 @@ template <Dtype dtype>
 AVX2 void squares_avx2(const Matrix& block, std::int64_t width, float* out) {
     for (std::int64_t first = 0; first < block.rows; first += 4) {
         const char* rows[4];
-        tile_rows(block, first, rows);
+        rows_of_tile(block, first, rows);
         __m256 x[4], sums[4] = {};
         for (std::int64_t e = 0; e < width; e += 8) {
             load_rows8<dtype>(rows, e, width, x);
@@ -159,7 +162,6 @@ AVX2 void squares_avx2(const Matrix& block, std::int64_t width, float* out) {
 template <Dtype dtype>
 struct WidenedLane {
     static constexpr int kStep = 16;
-    static constexpr std::int64_t kPanelBytes = 4;
     using Vector = __m512;
 
     AVX512 static INLINE Vector row(const char* data) {
@@ -183,7 +185,6 @@ struct WidenedLane {
 
 struct Bf16Lane {
     static constexpr int kStep = 32;
-    static constexpr std::int64_t kPanelBytes = 2;
     using Vector = __m512i;
 
     AVX512 static INLINE Vector row(const char* data) { return _mm512_loadu_si512(data); }
@@ -235,20 +236,21 @@ AVX512 INLINE __m512 spread_over_lanes(const float (&values)[kGroupQueries]) {
 // emits unasked.
 template <class Lane, int element>
 AVX512_BF16 bool cosines_avx512(const QueryGroup& group, const RowBlock& block, std::int64_t width,
-                                float* out) {
-    const std::int64_t stride = round_up(width, Lane::kStep) * Lane::kPanelBytes;
+                                Ahead ahead, float* out) {
     const __m512 inverse = spread_over_lanes(group.inverse_norm);
     const __m512 threshold = spread_over_lanes(group.threshold);
     unsigned above = 0;
     for (std::int64_t first = 0; first < block.rows.rows; first += 4) {
         const char* rows[4];
-        tile_rows(block.rows, first, rows);
+        rows_of_tile(block.rows, first, rows);
+        const char* queries = group.panel;
         typename Lane::Vector x[4];
         __m512 sums[kGroupQueries][4] = {};
-        for (std::int64_t e = 0; e < width; e += Lane::kStep) {
+        for (std::int64_t e = 0; e < width; e += Lane::kStep, queries += kGroupQueries * 64) {
             load_rows16<Lane, 4, element>(rows, e, width, x);
+            fetch_step(ahead);
             for (int q = 0; q < kGroupQueries; ++q) {
-                const auto query = Lane::query(group.panel + q * stride + e * Lane::kPanelBytes);
+                const auto query = Lane::query(queries + q * 64);
                 for (int r = 0; r < 4; ++r)
                     sums[q][r] = Lane::multiply_add(query, x[r], sums[q][r]);
             }
@@ -272,7 +274,7 @@ template <class Lane, int element>
 AVX512_BF16 void squares_avx512(const Matrix& block, std::int64_t width, float* out) {
     for (std::int64_t first = 0; first < block.rows; first += 4) {
         const char* rows[4];
-        tile_rows(block, first, rows);
+        rows_of_tile(block, first, rows);
         typename Lane::Vector x[4];
         __m512 sums[4] = {};
         for (std::int64_t e = 0; e < width; e += Lane::kStep) {
@@ -297,17 +299,18 @@ CosineKernels kernels_for(Isa isa) {
         case Isa::serial:
             break;
         case Isa::avx2:
-            return {Dtype::f32, 8, cosines_avx2<dtype>, squares_avx2<dtype>};
+            return {Dtype::f32, 8, 2, cosines_avx2<dtype>, squares_avx2<dtype>};
         case Isa::avx512_bf16:
             if constexpr (dtype == Dtype::bf16)
-                return {Dtype::bf16, 32, cosines_avx512<Bf16Lane, 2>, squares_avx512<Bf16Lane, 2>};
+                return {Dtype::bf16, 32, 4, cosines_avx512<Bf16Lane, 2>,
+                        squares_avx512<Bf16Lane, 2>};
             [[fallthrough]];
         case Isa::avx512:
-            return {Dtype::f32, 16, cosines_avx512<Widened, element>,
+            return {Dtype::f32, 16, 4, cosines_avx512<Widened, element>,
                     squares_avx512<Widened, element>};
     }
 #endif
-    return {Dtype::f32, 1, cosines_serial<dtype>, squares_serial<dtype>};
+    return {Dtype::f32, 1, 1, cosines_serial<dtype>, squares_serial<dtype>};
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ constexpr int kGroupQueries = 4;   // queries that share one read of a row from 
 constexpr int kMaxBlockRows = 64;  // rows of a block, at most
 
 struct QueryGroup {
-    const char* panel;  // kGroupQueries rows in CosineKernels::panel_dtype, one after another
+    const char* panel;  // (steps, kGroupQueries, step) in CosineKernels::panel_dtype
     float inverse_norm[kGroupQueries];
     float threshold[kGroupQueries];
 };
@@ -31,13 +31,20 @@ struct RowBlock {
     float inverse_norm[kMaxBlockRows];
 };
 
+// Memory that a kernel asks for while it computes, one cache line after another, so many a step.
+struct Ahead {
+    const char* data = nullptr;
+    int lines_per_step = 0;
+};
+
 struct CosineKernels {
-    Dtype panel_dtype;
-    std::int64_t panel_multiple;  // a packed query's width is a multiple of this, zero-filled
+    Dtype panel_dtype;  // of packed queries, whose last step is filled up with zeros
+    int step;           // elements that a kernel takes at once
+    int tile_rows;      // of so many rows
 
     // out: (kGroupQueries, kMaxBlockRows); columns beyond the block's rows hold rubbish.
     // False only when no cosine is above its query's threshold (NaN is never above).
-    bool (*cosines)(const QueryGroup&, const RowBlock&, std::int64_t width, float* out);
+    bool (*cosines)(const QueryGroup&, const RowBlock&, std::int64_t width, Ahead, float* out);
     // out: (kMaxBlockRows), likewise.
     void (*squares)(const Matrix& rows, std::int64_t width, float* out);
 };

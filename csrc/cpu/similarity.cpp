@@ -38,7 +38,7 @@ void logits(const Task& task, std::int64_t group_begin, std::int64_t group_end, 
         for (std::int64_t g = group_begin; g < group_end; ++g) {
             const int queries = task.panel.queries_in(g);
             const std::int64_t query = g * kGroupQueries;
-            task.kernels.cosines(task.panel.group(g), block, problem.width, cosines);
+            task.kernels.cosines(task.panel.group(g), block, problem.width, {}, cosines);
             if (wide_keys || task.panel.wide(g))
                 repair_wide(problem, task.first + query, queries, block, cosines);
             for (int q = 0; q < queries; ++q)

@@ -70,28 +70,29 @@ class alignas(64) Scan {
         : chunk_(chunk),
           panel_(panel),
           groups_(panel.all()),
-          row_bytes_(chunk.problem.width * element_bytes(chunk.problem.dtype)) {
+          lookahead_(chunk.problem, chunk.kernels, panel.groups()) {
         for (std::int64_t q = 0; q < chunk.queries; ++q)
             best_.emplace_back(heaps + q * chunk.k, chunk.k);
     }
 
     void range(std::int64_t begin, std::int64_t end) {
-        const std::int64_t step = block_rows(row_bytes_);
+        const CosineProblem& problem = chunk_.problem;
+        const std::int64_t step = block_rows(problem.width * element_bytes(problem.dtype));
         for (std::int64_t row = begin; row < end; row += step)
-            block(row, std::min(step, end - row), std::min(step, end - std::min(row + step, end)));
+            block(row, std::min(step, end - row));
     }
 
     const std::vector<Best>& best() const { return best_; }
 
   private:
-    // Scores rows first .. first + count - 1, while the next `ahead` rows come into the cache.
-    void block(std::int64_t first, std::int64_t count, std::int64_t ahead) {
+    // Scores rows first .. first + count - 1.
+    void block(std::int64_t first, std::int64_t count) {
         const CosineProblem& problem = chunk_.problem;
         const bool wide_rows = read_block(problem, chunk_.kernels, first, count, block_);
-        const Matrix next{problem.rows.row(first + count), ahead, problem.rows.stride};
+        const char* end = problem.rows.row(first + count);
         for (std::int64_t g = 0; g < panel_.groups(); ++g) {
-            prefetch_part(next, row_bytes_, g, panel_.groups());
-            const bool above = chunk_.kernels.cosines(groups_[g], block_, problem.width, cosines_);
+            const bool above = chunk_.kernels.cosines(groups_[g], block_, problem.width,
+                                                      lookahead_.share(end, g), cosines_);
             const bool wide = wide_rows || panel_.wide(g);
             const std::int64_t query = g * kGroupQueries;
             if (wide)
@@ -112,7 +113,7 @@ class alignas(64) Scan {
     const Chunk& chunk_;
     const QueryPanel& panel_;
     std::vector<QueryGroup> groups_;  // with this thread's thresholds
-    std::int64_t row_bytes_;
+    Lookahead lookahead_;
     std::vector<Best> best_;
     RowBlock block_ = {};
     float cosines_[kGroupQueries * kMaxBlockRows];
