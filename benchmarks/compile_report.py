@@ -94,7 +94,7 @@ def judge(
     rows, faults = [], []
     for name, (case, kernel) in measure(architecture).items():
         figures = {"registers": kernel.registers, "shared": kernel.shared}
-        wrong = gates(case, kernel) + _over_budget(figures, budgets.get(name))
+        wrong = gates(case, kernel) + over_budget(figures, budgets.get(name))
         faults += [f"sm_{architecture} {name}: {fault}" for fault in wrong]
         products = {word: count for word, count in kernel.products.items() if count}
         copies = {word: count for word, count in kernel.copies.items() if count}
@@ -102,7 +102,8 @@ def judge(
     return rows, faults
 
 
-def _over_budget(figures: dict[str, int], budget: dict[str, Any] | None) -> list[str]:
+def over_budget(figures: dict[str, int], budget: dict[str, Any] | None) -> list[str]:
+    """Which figures exceed their budget, in words."""
     if budget is None:
         return ["no budget: run --tighten"]
     return [

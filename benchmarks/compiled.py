@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,12 +36,12 @@ class Compiled:
     kernel: str
     architecture: int
     ptx: str
-    registers: int
-    stack: int
-    spills: int
     shared: int
     warps: int
-    warnings: tuple[str, ...]
+    registers: int = 0
+    stack: int = 0
+    spills: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def products(self) -> dict[str, int]:
@@ -101,21 +101,29 @@ def compilations(architecture: int) -> Iterator[list[Any]]:
 
 def inspect(compiled: Any) -> Compiled:
     """What the assembler says about a kernel that Triton compiled."""
-    architecture = compiled.metadata.target.arch
-    log = _assemble(compiled.asm["ptx"], architecture)
+    return inspect_ptx(
+        Compiled(
+            kernel=compiled.name,
+            architecture=compiled.metadata.target.arch,
+            ptx=compiled.asm["ptx"],
+            shared=compiled.metadata.shared,
+            warps=compiled.metadata.num_warps,
+        )
+    )
+
+
+def inspect_ptx(compiled: Compiled) -> Compiled:
+    """The same kernel with what the assembler says about its PTX."""
+    log = _assemble(compiled.ptx, compiled.architecture)
     used = re.search(r"Used (\d+) registers", log)
     frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes", log)
     if used is None or frame is None:
         raise ValueError(f"the assembler's log has another form:\n{log}")
-    return Compiled(
-        kernel=compiled.name,
-        architecture=architecture,
-        ptx=compiled.asm["ptx"],
+    return replace(
+        compiled,
         registers=int(used[1]),
         stack=int(frame[1]),
         spills=int(frame[2]) + int(frame[3]),
-        shared=compiled.metadata.shared,
-        warps=compiled.metadata.num_warps,
         warnings=tuple(line for line in log.splitlines() if re.search(r"warning|C75\d\d", line)),
     )
 

@@ -1,0 +1,100 @@
+"""A seeded fault for every gate of the compile report: each must be seen, or the gate proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from unittest import mock
+
+import torch
+
+from benchmarks.compile_cases import Case, cases, meta
+from benchmarks.compile_report import gates, over_budget
+from benchmarks.compiled import Compiled, compile_calls, inspect_ptx
+from clipfast.kernels import configs
+from clipfast.kernels.configs import Hardware, Tile
+from clipfast.kernels.linear import linear
+
+LAYER = "linear ViT-L-14 c_fc 65792x4096x1024 silu bfloat16"
+HARDWARE = {80: Hardware(80, 108), 90: Hardware(90, 132)}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """seed: makes a case and its kernel. says: words of the gate that must see it."""
+
+    seed: Callable[[], list[str]]
+    says: str
+
+
+def _judged(case: Case, architecture: int) -> list[str]:
+    (compiled,) = compile_calls({"fault": case.call}, architecture)["fault"]
+    return gates(case, compiled)
+
+
+def _with_tile(architecture: int, tile: Tile) -> list[str]:
+    """The layer on another tile than the table's."""
+    with mock.patch.dict(configs.LINEAR, {(16, architecture): (tile,)}):
+        return _judged(cases(architecture)[LAYER], architecture)
+
+
+def _layer(architecture: int) -> Compiled:
+    return compile_calls({LAYER: cases(architecture)[LAYER].call}, architecture)[LAYER][0]
+
+
+def _without_waits() -> list[str]:
+    """Accumulators read before wgmma has finished: the assembler injects a wait, one of its C75xx notes."""
+    sound = _layer(90)
+    lines = sound.ptx.splitlines()
+    broken = "\n".join(line for line in lines if "wgmma.wait_group" not in line)
+    return gates(cases(90)[LAYER], inspect_ptx(replace(sound, ptx=broken)))
+
+
+def _misaligned(architecture: int) -> list[str]:
+    """Rows of 1023 elements, which no 16-byte load can carry."""
+    x, weight = meta(4096, 1023), meta(1024, 1023)
+    hardware = HARDWARE[architecture]
+    return _judged(
+        Case(lambda: linear(x, weight, None, hardware=hardware), "warpgroup"), architecture
+    )
+
+
+def _on_cuda_cores() -> list[str]:
+    x, weight = meta(4096, 1024, dtype=torch.float32), meta(1024, 1024, dtype=torch.float32)
+    return _judged(Case(lambda: linear(x, weight, None, hardware=HARDWARE[80]), "warpgroup"), 80)
+
+
+def _over_budget() -> list[str]:
+    compiled = _layer(90)
+    figures = {"registers": compiled.registers, "shared": compiled.shared}
+    assert over_budget(figures, figures) == []
+    return over_budget(figures, {**figures, "registers": compiled.registers - 1})
+
+
+FAULTS = {
+    "one warp holds the tile of eight": Fault(
+        lambda: _with_tile(80, Tile(128, 128, 64, 1, 3, 128)), "bytes spilled"
+    ),
+    "nine stages": Fault(
+        lambda: _with_tile(90, Tile(128, 256, 64, 8, 9, 64)), "bytes of shared memory; the limit"
+    ),
+    "two warps, too few for wgmma": Fault(
+        lambda: _with_tile(90, Tile(64, 64, 64, 2, 3, 64)), "expected wgmma"
+    ),
+    "a product on CUDA cores": Fault(_on_cuda_cores, "matrix instructions none; expected mma.sync"),
+    "rows without alignment, 80": Fault(lambda: _misaligned(80), "no load of 16 bytes"),
+    "rows without alignment, 90": Fault(lambda: _misaligned(90), "tiles do not travel by TMA"),
+    "wgmma without its waits": Fault(_without_waits, "C7517"),
+    "one register over the budget": Fault(_over_budget, "registers; the budget is"),
+}
+
+
+def seed_all() -> int:
+    """Seeds every fault and prints what the gates say; 1 when one goes unseen."""
+    unseen = 0
+    for name, fault in FAULTS.items():
+        said = fault.seed()
+        seen = [words for words in said if fault.says in words]
+        unseen += not seen
+        print(f"{name}: {seen[0] if seen else f'NOT SEEN in {said}'}")
+    return 1 if unseen else 0

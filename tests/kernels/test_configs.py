@@ -1,0 +1,56 @@
+"""The tiles as data: every architecture has them, they fit, and one entry sums every row in the same order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clipfast.kernels import configs
+from clipfast.kernels.configs import FAMILIES, Hardware, attention_tile, linear_tile
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family"),
+    [
+        (80, 80),
+        (86, 89),
+        (87, 89),
+        (89, 89),
+        (90, 90),
+        (100, 100),
+        (103, 100),
+        (120, 120),
+        (121, 120),
+    ],
+)
+def test_every_architecture_belongs_to_a_family(architecture: int, family: int) -> None:
+    assert Hardware(architecture, 1).family == family
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("bits", [16, 32])
+def test_every_family_has_tiles(bits: int, family: int) -> None:
+    hardware = Hardware(family, 100)
+    assert linear_tile(bits, 1, 1, hardware) == configs.LINEAR[bits, family][-1]
+    for kind in ("dense", "packed"):
+        for split_head in (False, True):
+            assert attention_tile(kind, bits, split_head, hardware).queries >= 16
+
+
+def test_an_entry_sums_rows_in_one_order_and_offers_smaller_tiles_last() -> None:
+    for tiles in configs.LINEAR.values():
+        assert len({tile.k for tile in tiles}) == 1
+        areas = [tile.m * tile.n for tile in tiles]
+        assert areas == sorted(areas, reverse=True)
+        assert all(tile.n % tile.slice_n == 0 for tile in tiles)
+
+
+def test_the_work_decides_the_tile() -> None:
+    hardware = Hardware(90, 132)
+    assert linear_tile(16, 65_792, 4096, hardware).n == 256
+    assert linear_tile(16, 3200, 768, hardware).n == 128
+    assert linear_tile(16, 50, 768, hardware).n == 32
+
+
+def test_tensors_on_the_cpu_have_the_interpreters_hardware() -> None:
+    assert configs.hardware_of(torch.device("cpu")) == configs.INTERPRETER
