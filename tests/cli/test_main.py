@@ -128,7 +128,7 @@ def test_a_missing_dependency_names_the_extra():
 def test_a_reader_that_leaves_is_no_error_message():
     """`clipfast models | head -1`: quiet, and 128 + SIGPIPE as other programs."""
     process = subprocess.Popen(
-        [*COMMAND, "models", "--json"],
+        [*COMMAND, "models", "B/32"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONUNBUFFERED": ""},  # what is buffered is what fails at exit
