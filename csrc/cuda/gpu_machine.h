@@ -18,6 +18,13 @@ extern __shared__ __align__(16) char dynamic_shared_memory[];
 class Gpu {
   public:
     __device__ __forceinline__ int thread() const { return static_cast<int>(threadIdx.x); }
+    // The same, read anew: what follows from it is computed where it stands, not kept in registers
+    // through a loop.
+    __device__ __forceinline__ int thread_anew() const {
+        int thread;
+        asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+        return thread;
+    }
     __device__ __forceinline__ int threads() const { return static_cast<int>(blockDim.x); }
     __device__ __forceinline__ int block_x() const { return static_cast<int>(blockIdx.x); }
     __device__ __forceinline__ int block_y() const { return static_cast<int>(blockIdx.y); }
@@ -37,6 +44,10 @@ class Gpu {
     __device__ __forceinline__ Vector16 load(const Vector16* address) {
         const uint4 v = __ldg(reinterpret_cast<const uint4*>(address));
         return {{v.x, v.y, v.z, v.w}};
+    }
+    __device__ __forceinline__ FloatPair load(const FloatPair* address) {
+        const float2 v = __ldg(reinterpret_cast<const float2*>(address));
+        return {v.x, v.y};
     }
     template <class T>
     __device__ __forceinline__ T load_written(const T* address) {
@@ -188,12 +199,20 @@ class Gpu {
         asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
         return y;
     }
+    // Zero, made where it stands: an accumulator's zeros must not occupy registers ahead of time.
+    __device__ __forceinline__ float zero() {
+        float y;
+        asm volatile("mov.f32 %0, 0f00000000;" : "=f"(y));
+        return y;
+    }
     // 1 / x within one unit in the last place.
     __device__ __forceinline__ float reciprocal(float x) {
         float y;
         asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
         return y;
     }
+    // Position of the lowest set bit of a word that has one.
+    __device__ __forceinline__ int lowest_bit(uint32_t word) { return __ffs(word) - 1; }
     // Two elements of T, rounded to nearest even, `low` at the lower address.
     template <class T>
     __device__ __forceinline__ uint32_t pack(float low, float high) {

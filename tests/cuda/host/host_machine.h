@@ -124,6 +124,7 @@ class Host {
     Host(HostBlock& block, int thread) : block_(block), thread_(thread) {}
 
     int thread() const { return thread_; }
+    int thread_anew() const { return thread_; }
     int threads() const { return block_.options_.threads; }
     int block_x() const { return static_cast<int>(block_.block_); }
 
@@ -263,7 +264,9 @@ class Host {
         const float y = std::exp2(x);
         return y < 0x1p-126f ? 0.0f : y;
     }
+    float zero() { return 0.0f; }
     float reciprocal(float x) { return 1.0f / x; }
+    int lowest_bit(uint32_t word) { return __builtin_ctz(word); }
     template <class T>
     uint32_t pack(float low, float high) {
         return narrow<T>(low) | static_cast<uint32_t>(narrow<T>(high)) << 16;
