@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.peers import Prepared
 from benchmarks.peers.modules import longest, tower, tower_inputs
-from benchmarks.work import Work
+from benchmarks.work import Work, has_resnet
 
 _STREAMS = {"latency": 0, "throughput, 1 stream": 1, "throughput, 2 streams": 2}
 _CALIBRATION_ITEMS = 64
@@ -100,5 +100,5 @@ def _quantised(converted: Any, work: Work) -> Any:
         converted,
         nncf.Dataset(samples),
         subset_size=len(samples),
-        model_type=nncf.ModelType.TRANSFORMER,
+        model_type=None if has_resnet(work) else nncf.ModelType.TRANSFORMER,
     )
