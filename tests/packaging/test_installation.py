@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from tests.packaging.environments import (
     NO_COMPILER,
-    ROOT,
     Environment,
     clean_variables,
     copy_sources,
@@ -34,15 +34,32 @@ print(indices.item(), f"{scores.item():.6f}", ops.name)
 """
 
 
+PACKAGE_DATA = (
+    "py.typed",
+    "checkpoint/pretrained.json",
+    "inputs/data/*.gz",
+    "demo/weights/*.safetensors",
+    "demo/samples/*",
+)
+
+
+def python_files(package: Path) -> set[str]:
+    files = chain(package.rglob("*.py"), (package / "kernels").rglob("*.py"))
+    return {str(path.relative_to(package)) for path in files}
+
+
 def test_a_normal_install_is_whole(tmp_path: Path) -> None:
     environment = Environment.create(tmp_path / "venv")
-    environment.install(copy_sources(tmp_path / "sources"))
+    sources = copy_sources(tmp_path / "sources")
+    environment.install(sources)
     package, kernels, native = map(Path, environment.run(WHERE).split("\n"))
     assert environment.folder in package.parents
     assert kernels == package.parent / "kernels" / "__init__.py"
     assert native.parent == package.parent
-    names = {path.name for path in (ROOT / "kernels").glob("*.py")}
-    assert {path.name for path in kernels.parent.glob("*.py")} == names
+    # kernels/ is among them, through the link.
+    assert python_files(package.parent) == python_files(sources / "clipfast")
+    for name in PACKAGE_DATA:
+        assert list(package.parent.glob(name)), name
     assert environment.run(SEARCH) == "1 0.960000 cpu"
     assert (environment.folder / "bin" / "clipfast").exists()
 
