@@ -11,40 +11,34 @@ import torch
 import torch.nn.functional as F
 
 from clipfast.backends import select_ops, triton
-from clipfast.backends.reference import REFERENCE
-from clipfast.checkpoint.folds import fold
-from clipfast.config import ModelConfig
-from clipfast.encoder import TowerEncoder
-from clipfast.engine import Engine
-from clipfast.inputs import load_tokenizer
+from clipfast.model import encode_resnet, encode_text, encode_vision, vision_tokens
 from clipfast.ops import OPERATIONS
-from clipfast.parameters import map_tensors
-from tests.engine.engines import encode_texts
 from tests.kernels.parity import Operands
+from tests.kernels.towers import Texts, Towers, packed, shared
+from tests.random_weights import tiny, tiny_resnet
 from tests.tolerances import TRITON_TOWER_COSINE
-from tests.weights import random_weights, tiny, tiny_resnet
 
-TEXTS = ["", "a photo of a cat", "a photo of a dog", "a photo", "seven red cats in the snow"]
-
-
-def encoders(
-    config: ModelConfig, device: torch.device, dtype: torch.dtype
-) -> tuple[TowerEncoder, TowerEncoder]:
-    """The triton backend in dtype on the device, and the reference in float64."""
-    weights = random_weights(config, seed=3)
-    ops = select_ops("triton", device=device, dtype=dtype)
-    parameters = map_tensors(fold(weights, config, dtype), lambda part: part.to(device))
-    exact = fold(weights, config, torch.float64)
-    return (
-        TowerEncoder(config, parameters, ops, device),
-        TowerEncoder(config, exact, REFERENCE, torch.device("cpu")),
-    )
+TEXTS: Texts = [
+    [49406, 49407],
+    [49406, 320, 1125, 539, 2368, 49407],
+    [49406, 320, 1125, 539, 1929, 49407],
+    [49406, 320, 1125, 49407],
+    [49406, *range(1000, 1040), 49407],
+]
 
 
-def assert_same_directions(actual: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype) -> None:
-    cosine = F.cosine_similarity(actual.cpu().double(), exact, dim=1).min().item()
+def assert_same_directions(towers: Towers, kernels: torch.Tensor, exact: torch.Tensor) -> None:
+    cosine = F.cosine_similarity(kernels, exact, dim=-1).min().item()
     print(f"smallest cosine to float64: 1 - {1 - cosine:.1e}")
-    assert cosine >= TRITON_TOWER_COSINE[str(dtype).removeprefix("torch.")]
+    assert cosine >= TRITON_TOWER_COSINE[str(towers.dtype).removeprefix("torch.")]
+
+
+def check_vision(towers: Towers, pixels: torch.Tensor) -> None:
+    encode = encode_resnet if "resnet" in towers.config.name else encode_vision
+    vision = towers.config.vision
+    assert_same_directions(
+        towers, *towers.both(lambda p, ops, on: encode(p.vision, vision, ops, pixels.to(on)))
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,51 +49,43 @@ def assert_same_directions(actual: torch.Tensor, exact: torch.Tensor, dtype: tor
 def test_vision_tower(
     operands: Operands, device: torch.device, activation: str, dtype: torch.dtype
 ) -> None:
-    kernels, exact = encoders(tiny(activation), device, dtype)
-    pixels = operands.bytes(2, 3, 64, 64)
-    assert_same_directions(kernels.encode_pixels(pixels), exact.encode_pixels(pixels.cpu()), dtype)
+    check_vision(Towers(tiny(activation), device, dtype), operands.bytes(2, 3, 64, 64))
 
 
 def test_channels_last_and_float_pixels(operands: Operands, device: torch.device) -> None:
-    kernels, exact = encoders(tiny(), device, torch.float32)
-    pixels = operands.bytes(1, 64, 64, 3).permute(0, 3, 1, 2)
-    assert_same_directions(
-        kernels.encode_pixels(pixels), exact.encode_pixels(pixels.cpu()), torch.float32
-    )
-    floats = operands(1, 3, 64, 64)
-    assert_same_directions(
-        kernels.encode_pixels(floats), exact.encode_pixels(floats.cpu()), torch.float32
-    )
+    towers = Towers(tiny(), device, torch.float32)
+    check_vision(towers, operands.bytes(1, 64, 64, 3).permute(0, 3, 1, 2))
+    check_vision(towers, operands(1, 3, 64, 64))
 
 
 def test_resnet(operands: Operands, device: torch.device) -> None:
-    kernels, exact = encoders(tiny_resnet(), device, torch.float32)
-    pixels = operands.bytes(2, 3, 64, 64)
-    assert_same_directions(
-        kernels.encode_pixels(pixels), exact.encode_pixels(pixels.cpu()), torch.float32
-    )
+    check_vision(Towers(tiny_resnet(), device, torch.float32), operands.bytes(2, 3, 64, 64))
 
 
-@pytest.mark.parametrize("share_prefixes", [True, False], ids=["tree", "packed"])
+@pytest.mark.parametrize("layout", [shared, packed], ids=["tree", "packed"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_text_tower(device: torch.device, dtype: torch.dtype, share_prefixes: bool) -> None:
-    kernels, exact = (
-        Engine(encoder, load_tokenizer()) for encoder in encoders(tiny(), device, dtype)
-    )
-    actual = encode_texts(kernels, TEXTS, share_prefixes=share_prefixes)
-    assert_same_directions(actual, encode_texts(exact, TEXTS), dtype)
+def test_text_tower(device: torch.device, dtype: torch.dtype, layout: type) -> None:
+    towers = Towers(tiny(), device, dtype)
+    text = towers.config.text
+    kernels, _ = towers.both(lambda p, ops, on: encode_text(p.text, text, ops, layout(TEXTS, on)))
+    _, exact = towers.both(lambda p, ops, on: encode_text(p.text, text, ops, packed(TEXTS, on)))
+    assert_same_directions(towers, kernels, exact)
 
 
 def test_hidden_states(operands: Operands, device: torch.device) -> None:
-    kernels, exact = encoders(tiny(), device, torch.float32)
-    pixels = operands.bytes(1, 3, 64, 64)
-    actual, expected = kernels.image_tokens(pixels, 2), exact.image_tokens(pixels.cpu(), 2)
-    assert_same_directions(actual.flatten(0, 1), expected.flatten(0, 1), torch.float32)
+    towers = Towers(tiny(), device, torch.float32)
+    pixels, vision = operands.bytes(1, 3, 64, 64), towers.config.vision
+    assert_same_directions(
+        towers,
+        *towers.both(lambda p, ops, on: vision_tokens(p.vision, vision, ops, pixels.to(on), 2)),
+    )
 
 
-def test_no_inputs(operands: Operands, device: torch.device) -> None:
-    kernels, _ = encoders(tiny(), device, torch.float16)
-    assert kernels.encode_pixels(operands.bytes(0, 3, 64, 64)).shape == (0, 32)
+def test_no_images(operands: Operands, device: torch.device) -> None:
+    towers = Towers(tiny(), device, torch.float16)
+    pixels, vision = operands.bytes(0, 3, 64, 64), towers.config.vision
+    kernels, _ = towers.both(lambda p, ops, on: encode_vision(p.vision, vision, ops, pixels.to(on)))
+    assert kernels.shape == (0, 32)
 
 
 def test_row_statistics_behind_the_contract(operands: Operands, device: torch.device) -> None:
