@@ -52,8 +52,30 @@ class ElementRows {
     }
 
     template <class M>
-    __device__ __forceinline__ void land(M& m, int step) {
-        if (!kNorms || !counts_) return;
+    __device__ __forceinline__ void land([[maybe_unused]] M& m, [[maybe_unused]] int step) {
+        if constexpr (kNorms) {
+            if (counts_) add_squares(m, step);
+        }
+    }
+
+    __device__ __forceinline__ uint32_t tile_at(int step) const {
+        return at_ + step % kStages * kSliceBytes;
+    }
+
+    template <class M>
+    __device__ __forceinline__ void finish_tile([[maybe_unused]] M& m) {
+        if constexpr (kNorms) {
+            if (counts_) store_norms(m);
+        }
+    }
+
+  private:
+    static constexpr int kRowStep = kProductThreads / kSliceChunks;
+    static constexpr int kRowsAThread = kTileRows / kRowStep;
+    static constexpr int kParts = kChunkBytes / kCopyBytes;
+
+    template <class M>
+    __device__ __forceinline__ void add_squares(M& m, int step) {
 #pragma unroll
         for (int i = 0; i < kRowsAThread; ++i) {
             const auto mine = m.template shared_load<Vector16>(chunk_at(m, step, i));
@@ -66,13 +88,8 @@ class ElementRows {
         }
     }
 
-    __device__ __forceinline__ uint32_t tile_at(int step) const {
-        return at_ + step % kStages * kSliceBytes;
-    }
-
     template <class M>
-    __device__ __forceinline__ void finish_tile(M& m) {
-        if (!kNorms || !counts_) return;
+    __device__ __forceinline__ void store_norms(M& m) {
         counts_ = !repeats_;  // repeated rows keep the norms that they have
 #pragma unroll
         for (int i = 0; i < kRowsAThread; ++i) {
@@ -81,11 +98,6 @@ class ElementRows {
             if (chunk_of(m) == 0) m.shared_store(norms_ + 4 * row_of(m, i), inverse_norm(squares));
         }
     }
-
-  private:
-    static constexpr int kRowStep = kProductThreads / kSliceChunks;
-    static constexpr int kRowsAThread = kTileRows / kRowStep;
-    static constexpr int kParts = kChunkBytes / kCopyBytes;
 
     template <class M>
     static __device__ __forceinline__ int row_of(M& m, int i) {
