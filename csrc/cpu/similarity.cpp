@@ -30,15 +30,18 @@ void logits(const Task& task, std::int64_t group_begin, std::int64_t group_end, 
             std::int64_t end) {
     const CosineProblem& problem = task.problem;
     const std::int64_t step = block_rows(problem.width * element_bytes(problem.dtype));
+    const Lookahead lookahead(problem, task.kernels, group_end - group_begin);
     RowBlock block = {};
     float cosines[kGroupQueries * kMaxBlockRows];
     for (std::int64_t key = begin; key < end; key += step) {
         const std::int64_t count = std::min(step, end - key);
+        const char* block_end = problem.rows.row(key + count);
         const bool wide_keys = read_block(problem, task.kernels, key, count, block);
         for (std::int64_t g = group_begin; g < group_end; ++g) {
             const int queries = task.panel.queries_in(g);
             const std::int64_t query = g * kGroupQueries;
-            task.kernels.cosines(task.panel.group(g), block, problem.width, {}, cosines);
+            task.kernels.cosines(task.panel.group(g), block, problem.width,
+                                 lookahead.share(block_end, g - group_begin), cosines);
             if (wide_keys || task.panel.wide(g))
                 repair_wide(problem, task.first + query, queries, block, cosines);
             for (int q = 0; q < queries; ++q)
