@@ -19,6 +19,11 @@ class Bar:
     ours: bool = False
 
 
+def figure(value: float) -> str:
+    """Three digits, or all of those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def draw_chart(title: str, bars: list[Bar]) -> Image.Image:
     """Horizontal bars under the name of their group, each group on its own scale, our bars in colour."""
     groups: dict[str, list[Bar]] = {}
@@ -45,4 +50,4 @@ def _draw_bar(draw: ImageDraw.ImageDraw, bar: Bar, top: int, share: float) -> No
     right = left + round(share * (_WIDTH - left - _VALUE - _MARGIN))
     draw.text((left - 8, top + 4), bar.label, _INK, font, anchor="ra")
     draw.rectangle((left, top + 2, right, top + _ROW - 4), _OURS if bar.ours else _THEIRS)
-    draw.text((right + 8, top + 4), f"{bar.value:,.3g}", _INK, font)
+    draw.text((right + 8, top + 4), figure(bar.value), _INK, font)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.chart import Bar, draw_chart
+from benchmarks.chart import Bar, draw_chart, figure
 from benchmarks.peers import PEERS
 
 RESULTS = Path(__file__).parent / "results"
@@ -105,17 +105,17 @@ def table_of(rows: Rows) -> str:
         ours = [info["ours"] for info in found.values() if "ours" in info]
         line = [model, precision, str(batch)]
         line += [
-            _middle(ours, "items_per_second", "{:,.3g}"),
-            _middle(ours, "percent_of_peak", "{:.0f}%"),
-            _middle(ours, "cosine", "{:.6f}"),
+            _middle(ours, "items_per_second", figure),
+            _middle(ours, "percent_of_peak", "{:.0f}%".format),
+            _middle(ours, "cosine", "{:.6f}".format),
         ]
         lines.append(line + [peer_cell(found.get(peer)) for peer in peers])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _middle(ours: list[Document], name: str, form: str) -> str:
+def _middle(ours: list[Document], name: str, form: Callable[[float], str]) -> str:
     values = [our[name] for our in ours if name in our]
-    return form.format(median(values)) if values else ""
+    return form(median(values)) if values else ""
 
 
 def peer_cell(info: Document | None) -> str:
@@ -132,7 +132,7 @@ def peer_cell(info: Document | None) -> str:
         interval = f"of {ratio['pairs']} pairs"
     else:
         interval = f"{ratio['low']:.2f} to {ratio['high']:.2f}"
-    return f"{info['peer']['items_per_second']:,.3g} ({times}, {interval})"
+    return f"{figure(info['peer']['items_per_second'])} ({times}, {interval})"
 
 
 def bars_of(document: Document) -> Iterator[Bar]:

@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """Every command with its help line; options only for the one that is asked for."""
     parser = argparse.ArgumentParser(
-        prog="clipfast", description="Images and texts to CLIP embeddings, fast and exact."
+        prog="clipfast",
+        description="Images and texts to CLIP embeddings, fast and exact.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=26),
     )
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     parser.add_argument("-v", "--verbose", action="store_true", help="log every choice to stderr")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from PIL import ImageColor
 
 from benchmarks import report
-from benchmarks.chart import Bar, draw_chart
+from benchmarks.chart import Bar, draw_chart, figure
 
 
 def cell(peer, ours, theirs, low, coverage=0.96, batch=32, model="ViT-B-32"):
@@ -74,6 +73,15 @@ def test_table():
     assert "Not measured: clipfast: no int8 yet" in text
 
 
+def test_figures():
+    assert [figure(x) for x in (0.03371, 4.3449, 99.94, 4281.6)] == [
+        "0.0337",
+        "4.34",
+        "99.9",
+        "4,282",
+    ]
+
+
 def test_bars_are_of_the_largest_batch():
     bars = list(report.bars_of(DOCUMENT))
     group = "ViT-B-32, bf16, batch 32"
@@ -102,17 +110,21 @@ def test_tables_go_between_the_markers():
         report.between_markers("a", "new")
 
 
-def test_the_command_writes_tables_and_a_chart(tmp_path):
+def test_the_command_writes_tables_and_a_chart(tmp_path, monkeypatch, capsys):
+    def run(*options):
+        monkeypatch.setattr(sys, "argv", ["report", "--results", str(tmp_path), *map(str, options)])
+        report.main()
+        return capsys.readouterr().out
+
     (tmp_path / "machine.json").write_text(json.dumps(DOCUMENT))
     readme, chart = tmp_path / "README.md", tmp_path / "speed.png"
     readme.write_text("<!-- benchmarks -->\n<!-- /benchmarks -->\n")
-    command = [sys.executable, "-m", "benchmarks.report", "--results", str(tmp_path)]
-    subprocess.run([*command, "--write", str(readme), "--chart", str(chart)], check=True)
+    assert run("--write", readme, "--chart", chart) == ""
     assert "| ViT-B-32 | bf16 | 32 | 49 |" in readme.read_text()
     assert chart.read_bytes().startswith(b"\x89PNG")
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert printed.strip() in readme.read_text()
+    assert run().strip() in readme.read_text()
     (tmp_path / "machine.json").unlink()
-    nothing = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert nothing.returncode == 1
-    assert "make bench" in nothing.stderr
+    with pytest.raises(SystemExit) as end:
+        run()
+    assert end.value.code == 1
+    assert "make bench" in capsys.readouterr().err
