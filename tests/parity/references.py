@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 
+from benchmarks.peers.modules import import_open_clip, make_torchvision_importable
 from clipfast.config import ModelConfig
 from tests.weights import Weights, open_clip_config, save_as
 
@@ -25,12 +24,18 @@ def normalised(pixels: Tensor, config: ModelConfig) -> Tensor:
     return (pixels.float() / 255 - mean) / std
 
 
-def transformers_forward(weights: Weights, config: ModelConfig, folder: Path) -> Forward:
-    """CLIPModel over the same weights: (normalised pixels, padded ids) -> unit image and text rows."""
+def transformers_model(directory: Path) -> torch.nn.Module:
+    """transformers' CLIPModel in float32."""
+    make_torchvision_importable()
     from transformers import CLIPModel
 
-    directory = save_as("hf", weights, config, folder)
-    model = CLIPModel.from_pretrained(directory, dtype=torch.float32).eval()
+    model: torch.nn.Module = CLIPModel.from_pretrained(directory, dtype=torch.float32)
+    return model.eval()
+
+
+def transformers_forward(weights: Weights, config: ModelConfig, folder: Path) -> Forward:
+    """CLIPModel over the same weights: (normalised pixels, padded ids) -> unit image and text rows."""
+    model = transformers_model(save_as("hf", weights, config, folder))
 
     def forward(pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
@@ -44,7 +49,7 @@ def transformers_forward(weights: Weights, config: ModelConfig, folder: Path) ->
 def open_clip_forward(weights: Weights, config: ModelConfig) -> Forward:
     """open_clip.model.CLIP over the same weights: (normalised pixels, padded ids) -> unit image and text rows."""
     options = open_clip_config(config)["model_cfg"]
-    model = open_clip().model.CLIP(**options).eval()
+    model = import_open_clip().model.CLIP(**options).eval()
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
 
     def forward(pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,18 +59,3 @@ def open_clip_forward(weights: Weights, config: ModelConfig) -> Forward:
             )
 
     return forward
-
-
-@cache
-def open_clip() -> ModuleType:
-    """open_clip, whose torchvision needs two operator names that a CPU build of torch does not bring."""
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _KEPT.append(library)
-    import open_clip
-
-    return open_clip
-
-
-_KEPT: list[torch.library.Library] = []
