@@ -7,7 +7,7 @@ from PIL import Image
 
 from clipfast.config import PreprocessConfig
 from clipfast.errors import InputError
-from clipfast.inputs import image_batches, preprocess_image
+from clipfast.inputs import image_batches, native, preprocess_image
 from tests.inputs.oracles import reference_pixels
 
 CONFIG = PreprocessConfig()
@@ -76,9 +76,11 @@ def test_failures_name_their_position_and_leave_neighbours(images):
         assert torch.equal(pixels, good[index])
 
 
+@pytest.mark.parametrize("built", [True, False], ids=["native", "fallback"])
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
 @pytest.mark.parametrize("shape", [(16, 16), (20, 31)])
-def test_uint8_batches(layout, shape):
+def test_uint8_batches(layout, shape, built, monkeypatch):
+    monkeypatch.setattr(native, "BUILT", native.BUILT and built)
     batch = np.random.default_rng(1).integers(0, 256, (5, *shape, 3), dtype=np.uint8)
     source = batch if layout == "NHWC" else batch.transpose(0, 3, 1, 2)
     for form in (source, torch.from_numpy(source), memoryview_like(source)):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from clipfast.errors import InputError
+from clipfast.errors import ConfigurationError, InputError
 from clipfast.inputs import load_tokenizer
 from clipfast.inputs.clean import clean, is_plain
 from tests.inputs.oracles import ReferenceTokenizer
@@ -76,6 +76,27 @@ def test_decode_reverses_encode():
     tokenizer = load_tokenizer()
     text = "it 's a naïve café in 東京 , 1 2 3 🙂 "
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_arguments_outside_their_range():
+    tokenizer = load_tokenizer()
+    for ids in ([49408], [-1], [5, 10**6]):
+        with pytest.raises(ConfigurationError, match="token ids"):
+            tokenizer.decode(ids)
+    for context_length in (1, 0, -5):
+        with pytest.raises(ConfigurationError, match="context_length"):
+            tokenizer.tokenize("a", context_length)
+    with pytest.raises(InputError, match="one str") as caught:
+        tokenizer.pack("a dog")
+    assert caught.value.code == "wrong_type"
+    assert tokenizer.tokenize("a", 2, truncate=True).tolist() == [[49406, 49407]]
+
+
+def test_one_text_alone_has_no_position():
+    for text, code in ((None, "wrong_type"), ("\ud800", "invalid_text")):
+        with pytest.raises(InputError) as caught:
+            load_tokenizer().encode(text)
+        assert (caught.value.code, caught.value.index) == (code, None)
 
 
 def test_long_words_take_bounded_time(reference):
