@@ -11,7 +11,7 @@ NATIVE_SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -na
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full test-tensorrt test-tensorrt-rtx lint format bench bench-check wheel sanitize native clean
+.PHONY: help demo test test-full test-tensorrt test-tensorrt-rtx lint format bench bench-check gpu wheel sanitize native clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 19
@@ -52,6 +52,10 @@ bench: $(STAMP)-bench  ## measure against the peers: benchmarks/results/<machine
 
 bench-check: $(STAMP)-bench  ## compare with this machine's committed results
 	$(BIN)/python -m pytest benchmarks --bench-check $(CELLS)
+
+# The system's Python, its packages and this machine's GPU as they are; nothing is downloaded.
+gpu:  ## parity, then timings, on this machine's GPU: OUT=dir [ONLY=section]
+	$(PYTHON) -m benchmarks.gpu --out $(OUT) $(if $(ONLY),--only $(ONLY))
 
 # libgomp stays out of the wheel: auditwheel would rename its copy, and the process would run two OpenMP thread pools,
 # torch's and ours, on the same cores. torch brings libgomp.so.1 and is always imported first.

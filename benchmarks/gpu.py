@@ -1,0 +1,140 @@
+"""One command for a machine with a GPU: is everything right, and how fast is it?
+
+make gpu OUT=dir [ONLY=section]      under nine minutes, nothing downloaded, results in dir/gpu.json
+
+The system's Python is used as it is; clipfast is built once for the device's architecture. Sections run in order, and
+the file is written as each one ends, so that a run cut short keeps what it has. What the machine refuses (a sanitizer,
+a counter) is "not available here"; what time did not allow is "not reached". Without a GPU nothing is measured and no
+file is written; --rehearse runs every section on the CPU on tiny shapes, in Triton's interpreter, and has no figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_context import Context, Row
+from benchmarks.machine import commit_info, machine_info
+
+ROOT = Path(__file__).parents[1]
+# Modules of benchmarks.gpu_sections, each with `run(context) -> rows`; a kernel's section comes before the towers'.
+SECTIONS = ("parity", "kernels", "towers")
+MINUTES = 8.5
+
+
+def install(architecture: str) -> Row:
+    """Builds clipfast in place for one architecture."""
+    command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps"]
+    command += ["--no-build-isolation", "--editable", "."]
+    # A distribution's own Python takes packages only when told so; this machine's is ours to use.
+    environment = {
+        **os.environ, "CLIPFAST_CUDA_ARCHS": architecture, "PIP_BREAK_SYSTEM_PACKAGES": "1",
+    }  # fmt: skip
+    started = time.monotonic()
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    row: Row = {"name": "pip install", "ok": done.returncode == 0}
+    row["seconds"] = round(time.monotonic() - started, 1)
+    if done.returncode:
+        row["said"] = (done.stdout + done.stderr)[-4000:]
+    return row
+
+
+def run_sections(
+    sections: dict[str, Callable[[Context], list[Row]]],
+    context: Context,
+    flush: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Runs the sections in order, flushing after each; one that raises is recorded with its traceback."""
+    results: dict[str, Any] = {}
+    for name, run in sections.items():
+        started = time.monotonic()
+        print(f"--- {name}", flush=True)
+        entry: dict[str, Any] = {"rows": [], "ok": False}
+        if context.seconds_left() <= 0:
+            entry["said"] = "not reached"
+        else:
+            try:
+                entry["rows"] = run(context)
+                entry["ok"] = all(row.get("ok", True) for row in entry["rows"])
+            except (RuntimeError, ValueError, AssertionError, OSError, TypeError, KeyError):
+                entry["said"] = traceback.format_exc()[-4000:]
+                print(entry["said"], flush=True)
+        entry["seconds"] = round(time.monotonic() - started, 1)
+        results[name] = entry
+        flush(results)
+    return results
+
+
+def table(results: dict[str, Any]) -> str:
+    """A short table: what failed, and every timed row."""
+    lines = []
+    for section, entry in results.items():
+        lines.append(f"{section}: {'ok' if entry['ok'] else 'FAILED'} in {entry['seconds']} s")
+        lines += [f"  {entry['said'].splitlines()[-1]}"] if "said" in entry else []
+        for row in entry["rows"]:
+            words = [f"{key} {row[key]}" for key in row if key not in ("name", "ok", "said")]
+            mark = "" if row.get("ok", True) else "FAILED "
+            lines.append(f"  {mark}{row['name']}: {', '.join(words)}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit status: 0 when every section ran and held, 1 when one did not, 4 without a GPU."""
+    parser = argparse.ArgumentParser(description="parity and speed of the kernels on this GPU")
+    parser.add_argument("--out", type=Path, required=True, help="folder of gpu.json")
+    parser.add_argument("--only", choices=SECTIONS, help="one section")
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, without figures")
+    options = parser.parse_args(arguments)
+    if not options.rehearse and not torch.cuda.is_available():
+        print("no CUDA device is visible to torch: nothing was measured", file=sys.stderr)
+        return 4
+    if options.rehearse:
+        os.environ["TRITON_INTERPRET"] = "1"
+    # What kernels are compared with must be float32 where it says so.
+    torch.backends.cudnn.allow_tf32 = False
+    started = time.monotonic()
+    device = torch.device("cpu" if options.rehearse else "cuda")
+    context = Context(device, deadline=started + MINUTES * 60)
+    header: dict[str, Any] = {"machine": machine_info(), "commit": commit_info()}
+    header["rehearsal"] = options.rehearse
+    header["versions"] = {"torch": torch.__version__, "triton": _triton_version()}
+    if not options.rehearse:
+        capability = torch.cuda.get_device_capability()
+        header["device"] = torch.cuda.get_device_name()
+        header["cuda"] = torch.version.cuda
+        header["install"] = install(f"{capability[0]}{capability[1]}")
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    def flush(results: dict[str, Any]) -> None:
+        whole = {**header, "seconds": round(time.monotonic() - started, 1), "sections": results}
+        (options.out / "gpu.json").write_text(json.dumps(whole, indent=1) + "\n")
+
+    names = [options.only] if options.only else SECTIONS
+    runs = {name: import_module(f"benchmarks.gpu_sections.{name}").run for name in names}
+    results = run_sections(runs, context, flush)
+    print(table(results))
+    built = header.get("install", {}).get("ok", True)
+    return 0 if built and all(entry["ok"] for entry in results.values()) else 1
+
+
+def _triton_version() -> str:
+    import triton
+
+    return triton.__version__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

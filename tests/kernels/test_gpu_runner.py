@@ -1,0 +1,97 @@
+"""The runner of `make gpu`: order, flushing, failures that do not stop it, tools that are refused, no GPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu import SECTIONS, run_sections, table
+from benchmarks.gpu_context import Context, run_tool
+
+ROOT = Path(__file__).parents[2]
+
+
+def context(seconds: float = 60.0) -> Context:
+    return Context(torch.device("cpu"), time.monotonic() + seconds)
+
+
+def breaks(_context: Context) -> list[dict[str, object]]:
+    raise RuntimeError("an illegal memory access was encountered")
+
+
+def test_sections_run_in_order_and_are_flushed_as_they_end() -> None:
+    flushed: list[list[str]] = []
+    sections = {
+        "first": lambda _: [{"name": "a", "ms": 1.5}],
+        "broken": breaks,
+        "wrong": lambda _: [{"name": "b", "ok": False}],
+        "last": lambda _: [],
+    }
+    results = run_sections(sections, context(), lambda so_far: flushed.append(list(so_far)))
+    assert flushed == [list(sections)[: count + 1] for count in range(4)]
+    assert [entry["ok"] for entry in results.values()] == [True, False, False, True]
+    assert "illegal memory access" in results["broken"]["said"]
+    printed = table(results)
+    assert "broken: FAILED" in printed
+    assert "RuntimeError: an illegal memory access" in printed
+    assert "FAILED b" in printed
+    assert "a: ms 1.5" in printed
+    json.dumps(results)
+
+
+def test_what_time_does_not_allow_is_not_reached() -> None:
+    results = run_sections({"late": breaks}, context(seconds=-1.0), lambda _: None)
+    assert results["late"]["said"] == "not reached"
+    assert not results["late"]["ok"]
+
+
+def test_a_rehearsal_has_no_figures() -> None:
+    assert context().milliseconds(lambda: None) == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        ("print('fine')", "ok"),
+        ("raise SystemExit(3)", "failed"),
+        ("print('==ERROR== ERR_NVGPUCTRPERM'); raise SystemExit(1)", "not available here"),
+        ("import time; time.sleep(30)", "not reached"),
+    ],
+)
+def test_tools_that_work_fail_are_refused_or_take_too_long(code: str, outcome: str) -> None:
+    seconds = 1.0 if outcome == "not reached" else 60.0
+    row = run_tool([sys.executable, "-c", code], seconds)
+    assert row["outcome"] == outcome
+    assert row.get("ok", True) == (outcome != "failed")
+
+
+def test_a_tool_that_is_missing_is_not_available_here() -> None:
+    assert run_tool(["no-such-sanitizer"], 1.0)["outcome"] == "not available here"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_measured_and_no_file_is_written(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path / "out")]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert said.returncode == 4
+    assert "nothing was measured" in said.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_rehearsal_runs_every_section_on_the_cpu(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--out", str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+    whole = json.loads((tmp_path / "gpu.json").read_text())
+    assert whole["rehearsal"]
+    assert list(whole["sections"]) == list(SECTIONS)
+    rows = [row for entry in whole["sections"].values() for row in entry["rows"]]
+    assert len(rows) > 15
+    assert not any("ms" in key for row in rows for key in row)
