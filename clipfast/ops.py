@@ -17,7 +17,7 @@ is an operation of its own (not an option of `attention`) because the unused que
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol, overload
 
@@ -250,6 +250,18 @@ class LogSumExp(Protocol):
         ...
 
 
+class ResizeCrop(Protocol):
+    def __call__(self, images: Sequence[Tensor], size: int) -> Tensor:
+        """Bicubic resize of the shorter side to `size`, then the centre crop, with the bits of Pillow 13.
+
+        Args:
+            images: (H, W, 3) uint8 each, of any sizes, the pixels of a row one after another.
+        Returns: (B, 3, size, size) uint8.
+        """
+        ...
+
+
+# What every backend serves. `resize_crop` is an operation too, but one that a backend may lack.
 OPERATIONS = (
     "patch_embed",
     "layer_norm",
@@ -289,6 +301,7 @@ class Ops:
     similarity: Similarity
     top_k: TopK
     log_sum_exp: LogSumExp
+    resize_crop: ResizeCrop | None = None
     unsupported_reason: UnsupportedReason = _always_supported
     sources: Mapping[str, str] = field(default_factory=dict)
 

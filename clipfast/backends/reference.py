@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
+from clipfast.backends.resize_reference import resize_crop
 from clipfast.ops import LinearActivation, Ops, PrefixTree, Tensor
 
 # Rows of the gallery scored at a time, as elements of the (M, chunk) score block.
@@ -120,7 +121,6 @@ def attention_pool(
     length: int | None = None,
     key_rows: Tensor | None = None,
 ) -> Tensor:
-    width = query.shape[1]
     if length is not None:
         q = _split_heads(query, 1, heads)
         k, v = (_split_heads(part, length, heads) for part in kv.chunk(2, dim=1))
@@ -241,4 +241,5 @@ REFERENCE = Ops(
     similarity=similarity,
     top_k=top_k,
     log_sum_exp=log_sum_exp,
+    resize_crop=resize_crop,
 )

@@ -237,6 +237,10 @@ class Gpu {
             return pair;
         }
     }
+    // Doubles, each rounded: never fused.
+    __device__ __forceinline__ double sum(double a, double b) { return __dadd_rn(a, b); }
+    __device__ __forceinline__ double product(double a, double b) { return __dmul_rn(a, b); }
+    __device__ __forceinline__ double quotient(double a, double b) { return __ddiv_rn(a, b); }
     __device__ __forceinline__ float float_from_bits(uint32_t bits) {
         return __uint_as_float(bits);
     }

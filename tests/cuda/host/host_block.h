@@ -16,7 +16,8 @@ inline std::string HostBlock::run(const std::function<void(Host&)>& loop) {
 inline void HostBlock::run_block() {
     warps_.assign(options_.threads / 32, Warp{0, 1});
     shared_.assign(options_.shared_bytes, static_cast<char>(0xff));
-    words_.assign((options_.shared_bytes + 3) / 4, Word{});
+    const int word_bytes = options_.word_bytes;
+    words_.assign((options_.shared_bytes + word_bytes - 1) / word_bytes, Word{});
     epoch_ = 1;
     for (Fiber& fiber : fibers_) {
         fiber.started = false;
@@ -120,7 +121,8 @@ inline void HostBlock::check_shared(uint32_t at, size_t bytes, size_t alignment)
 
 inline void HostBlock::note_read(int thread, uint32_t at, size_t bytes) {
     const int warp = thread / 32;
-    for (size_t i = at / 4; i < (at + bytes + 3) / 4; ++i) {
+    const size_t piece = options_.word_bytes;
+    for (size_t i = at / piece; i < (at + bytes + piece - 1) / piece; ++i) {
         Word& word = words_[i];
         if (word.writer == kNobody) fail("shared memory is read before it is written");
         if (word.writer != thread &&
@@ -137,7 +139,8 @@ inline void HostBlock::note_read(int thread, uint32_t at, size_t bytes) {
 
 inline void HostBlock::note_write(int thread, uint32_t at, size_t bytes, bool atomic) {
     const int warp = thread / 32;
-    for (size_t i = at / 4; i < (at + bytes + 3) / 4; ++i) {
+    const size_t piece = options_.word_bytes;
+    for (size_t i = at / piece; i < (at + bytes + piece - 1) / piece; ++i) {
         Word& word = words_[i];
         const bool both_atomic = atomic && word.writer == kAtomic;
         if (word.writer != kNobody && word.writer != thread && !both_atomic &&

@@ -52,6 +52,7 @@ class HostBlock {
         int threads = 32;
         int shared_bytes = 0;
         bool reversed = false;  // warps take turns from the last to the first
+        int word_bytes = 4;     // what is checked as one piece of shared memory
     };
 
     HostBlock(const Options& options, std::vector<Region> regions)
@@ -275,6 +276,9 @@ class Host {
     FloatPair unpack(uint32_t word) {
         return {widen<T>(word & 0xffff), widen<T>(word >> 16)};
     }
+    double sum(double a, double b) { return a + b; }
+    double product(double a, double b) { return a * b; }
+    double quotient(double a, double b) { return a / b; }
     float float_from_bits(uint32_t bits) { return bits_to_float(bits); }
     uint32_t bits_of(float value) { return float_to_bits(value); }
 
