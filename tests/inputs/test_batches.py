@@ -1,4 +1,5 @@
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -164,7 +165,9 @@ def test_generators_are_read_a_bounded_number_ahead(images):
     batches = image_batches(source(), CONFIG, 16, batch_size=4, num_workers=2)
     next(batches)
     assert len(taken) <= 4 + 2 * 4 + 2
+    assert any(thread.name.startswith("clipfast-inputs") for thread in threading.enumerate())
     batches.close()
+    assert not any(thread.name.startswith("clipfast-inputs") for thread in threading.enumerate())
 
 
 def test_an_iterator_that_raises_says_how_far_it_came(images):

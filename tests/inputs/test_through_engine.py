@@ -184,6 +184,19 @@ def test_one_image_many_times():
         assert count == 2500
 
 
+def test_one_lazy_image_is_decoded_by_one_thread():
+    data = encoded(photo(2000, 1500))
+    expected = reference_pixels(Image.open(io.BytesIO(data)), 8)
+    for _ in range(5):
+        lazy = Image.open(io.BytesIO(data))
+        batches = list(
+            image_batches([lazy] * 8, PreprocessConfig(), 8, batch_size=8, num_workers=8)
+        )
+        assert [failure.message for batch in batches for failure in batch.failures] == []
+        for pixels in batches[0].pixels:
+            np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), expected)
+
+
 def test_rows_do_not_depend_on_the_batch_size():
     images = torch.from_numpy(
         np.random.default_rng(0).integers(0, 256, (35, 3, SIZE, SIZE), dtype=np.uint8)

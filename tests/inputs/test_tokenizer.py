@@ -1,9 +1,13 @@
+import itertools
+
 import numpy as np
 import pytest
 
 from clipfast.errors import ConfigurationError, InputError
 from clipfast.inputs import load_tokenizer
+from clipfast.inputs.bpe import WordEncoder
 from clipfast.inputs.clean import clean, is_plain
+from clipfast.inputs.vocabulary import load_vocabulary
 from tests.inputs.oracles import ReferenceTokenizer
 
 PUBLISHED = {
@@ -115,3 +119,22 @@ def test_plain_ascii_is_cleaned_alike(reference):
     for text in ("a&amp;b", "a\x1b[0m", "a\x00", "é", "a\x0bb", "\x7f"):
         assert not is_plain(text)
     assert clean("  A\t b\r\nC ") == "a b c"
+
+
+def test_more_words_than_are_remembered():
+    """The word cache holds 65,536 words and then starts anew."""
+    tokenizer = load_tokenizer()
+    words = [
+        "".join(letters)
+        for letters in itertools.islice(itertools.product("etaoinshr", repeat=6), 70_000)
+    ]
+    texts = [" ".join(words[start : start + 70]) for start in range(0, len(words), 70)]
+    encode_word = WordEncoder(load_vocabulary())
+    expected = [
+        [token for word in text.split() for token in encode_word(word.encode())] for text in texts
+    ]
+    for _ in range(2):
+        packed = tokenizer.pack(texts, context_length=1000)
+        for index, ids in enumerate(expected):
+            row = packed.ids[packed.cu_seqlens[index] : packed.cu_seqlens[index + 1]]
+            assert row.tolist() == [49406, *ids, 49407]
