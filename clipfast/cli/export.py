@@ -86,12 +86,13 @@ def _print(report: ExportReport) -> None:
             str(tower.nodes),
             str(tower.opset),
             f"{tower.parity.cosine_min:.7f}",
+            f"{tower.parity.centred:.5f}",
             str(tower.parity.gate),
             f"{tower.seconds:.1f}",
         ]
         for tower in report.towers
     ]
-    print_table(("file", "MB", "nodes", "opset", "cosine", "gate", "seconds"), rows)
+    print_table(("file", "MB", "nodes", "opset", "cosine", "centred", "gate", "seconds"), rows)
     first = report.towers[0].parity
     batches = ", ".join(str(entry.batch) for entry in first.batches)
     print(f"{report.directory}: {first.compared}; {first.samples}, batches {batches}")

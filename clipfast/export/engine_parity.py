@@ -28,7 +28,7 @@ def compare_engine(
     rows = samples.rows(described.tower, described.config, described.pixels)
     expected = _graph_rows(onnx_file, rows, widened=described.dtype == "bf16")
     batches = sorted({size for p in tower.profiles for size in batches_to_check(p)})
-    results, neighbours = measure(tower, rows, expected, batches)
+    results, neighbours, centred = measure(tower, rows, expected, batches)
     return Parity(
         tower=described.tower,
         dtype=described.dtype,
@@ -38,6 +38,7 @@ def compare_engine(
         count=len(rows),
         batches=results,
         neighbours=neighbours,
+        centred=centred,
     )
 
 

@@ -31,6 +31,7 @@ from clipfast.export.options import ExportOptions, ExportReport, TowerChoice, To
 from clipfast.export.parity import GATES, Parity, batches_to_check, measure, reference_rows
 from clipfast.export.quantize import RECIPE, Calibration, QuantizedGraph
 from clipfast.export.samples import Samples, packaged_samples, read_samples
+from clipfast.export.smooth import smooth
 from clipfast.export.towers import author_tower
 from clipfast.export.widen import write_float32_twin
 from clipfast.parameters import Parameters
@@ -123,8 +124,8 @@ class _Exporter:
         """One tower, written to the folder and verified there."""
         start = time.perf_counter()
         described = self.describe(tower)
-        graph = self.make_graph(tower)
-        author_tower(graph, tower, self.parameters, self.config, self.options.pixels)
+        graph, parameters = self.make_graph(tower)
+        author_tower(graph, tower, parameters, self.config, self.options.pixels)
         path = folder / f"{tower}.onnx"
         files = write_onnx(graph, path, described.to_properties(), described.clipfast_version)
         logger.info("%s: %d nodes, checking", path.name, len(graph.nodes))
@@ -159,18 +160,29 @@ class _Exporter:
             quantisation=RECIPE if options.dtype == "int8" else "",
         )
 
-    def make_graph(self, tower: TowerName) -> Graph:
-        options = self.options
+    def make_graph(self, tower: TowerName) -> tuple[Graph, Parameters]:
+        """An empty graph, and the parameters to author in it."""
+        options, parameters = self.options, self.parameters
         form: dict[str, bool] = {
             "layer_norm_fp32": options.layer_norm_fp32,
             "whole_attention": options.target == "tensorrt",
         }
         name = f"{self.config.name} {tower}"
         if options.dtype != "int8":
-            return Graph(name, options.graph_dtype, **form)
-        calibration = Calibration(self.parameters)
-        reference_rows(tower, self.parameters, self.config, self.calibrating, calibration.ops)
-        return QuantizedGraph(name, options.graph_dtype, calibration.scales(), **form)
+            return Graph(name, options.graph_dtype, **form), parameters
+        if self.verifying.packaged:
+            logger.warning(
+                "int8 is calibrated with the demo's drawings; give calibration=DIR (--calibration) images and texts "
+                "like those you will encode"
+            )
+        parameters = smooth(parameters, self.calibrate(tower, parameters).channel_ranges)
+        scales = self.calibrate(tower, parameters).scales()
+        return QuantizedGraph(name, options.graph_dtype, scales, **form), parameters
+
+    def calibrate(self, tower: TowerName, parameters: Parameters) -> Calibration:
+        calibration = Calibration(parameters)
+        reference_rows(tower, parameters, self.config, self.calibrating, calibration.ops)
+        return calibration
 
     def compare(self, path: Path, described: TowerMetadata) -> Parity:
         """The written file in ONNX Runtime against the reference towers."""
@@ -182,7 +194,8 @@ class _Exporter:
             compared = "the float32 twin with bf16-rounded weights in ONNX Runtime against the float32 model"
         with _runnable(path, described) as runnable:
             run = OnnxTower(runnable, torch.device("cpu"))
-            batches, neighbours = measure(run, rows, expected, batches_to_check(described.batch))
+            checked = batches_to_check(described.batch)
+            batches, neighbours, centred = measure(run, rows, expected, checked)
         gate = GATES[described.dtype]
         logger.info("%s: smallest cosine %.6f", path.name, min(b.cosine_min for b in batches))
         return Parity(
@@ -194,6 +207,7 @@ class _Exporter:
             len(rows),
             batches,
             neighbours,
+            centred,
         )
 
 

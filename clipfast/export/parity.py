@@ -40,7 +40,12 @@ class BatchParity:
 
 @dataclass(frozen=True)
 class Parity:
-    """One tower. neighbours: the share of samples whose nearest other sample is the reference's."""
+    """One tower.
+
+    neighbours: the share of samples whose nearest other sample is the reference's.
+    centred: the smallest cosine after the mean reference row is subtracted from both: what all embeddings share says
+        nothing about them, and can hide in a high cosine how much of the rest is lost.
+    """
 
     tower: TowerName
     dtype: ExportDtype
@@ -50,6 +55,7 @@ class Parity:
     count: int
     batches: tuple[BatchParity, ...]
     neighbours: float
+    centred: float
 
     @property
     def cosine_min(self) -> float:
@@ -92,8 +98,8 @@ def measure(
     rows: torch.Tensor,
     expected: torch.Tensor,
     batches: list[int],
-) -> tuple[tuple[BatchParity, ...], float]:
-    """Every batch size against the expected rows, and the share of nearest neighbours that agree.
+) -> tuple[tuple[BatchParity, ...], float, float]:
+    """Every batch size against the expected rows; the nearest neighbours that agree; the smallest centred cosine.
 
     Args:
         run: (B, ...) rows -> (B, E) unit rows.
@@ -109,7 +115,7 @@ def measure(
             best[index] = got
             found.append(_compare(batch, got, expected[index]))
         results.append(min(found, key=lambda entry: (not entry.non_finite, entry.cosine_min)))
-    return tuple(results), _neighbour_agreement(best, expected)
+    return tuple(results), _neighbour_agreement(best, expected), _centred_cosine(best, expected)
 
 
 def _compare(batch: int, got: torch.Tensor, expected: torch.Tensor) -> BatchParity:
@@ -126,6 +132,11 @@ def _neighbour_agreement(got: torch.Tensor, expected: torch.Tensor) -> float:
         return (torch.nan_to_num(rows) @ torch.nan_to_num(rows).T).fill_diagonal_(-2).argmax(dim=1)
 
     return float((nearest(got) == nearest(expected)).double().mean())
+
+
+def _centred_cosine(got: torch.Tensor, expected: torch.Tensor) -> float:
+    shared = expected.mean(dim=0)
+    return float(torch.cosine_similarity(torch.nan_to_num(got) - shared, expected - shared).min())
 
 
 def reference_rows(

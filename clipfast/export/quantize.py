@@ -31,11 +31,12 @@ _CLIPS = [step / 40 for step in range(8, 41)]
 class Calibration:
     """What the quantised layers read, watched while the reference towers encode calibration inputs.
 
-    `ops` is the reference backend, listening. Layers are known by the storage of their weights, which the wiring
-    hands to every operation, whole or in views.
+    `ops` is the reference backend, listening; `channel_ranges` is what `smooth` reads. Layers are known by the storage
+    of their weights, which the wiring hands to every operation, whole or in views.
     """
 
     def __init__(self, parameters: Parameters) -> None:
+        self.channel_ranges: dict[int, Tensor] = {}
         self._samples: dict[int, list[Tensor]] = {
             _storage(weight): [] for weight in quantised_weights(parameters)
         }
@@ -61,6 +62,10 @@ class Calibration:
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, **options: Any) -> Any:
         self._watch(weight, x)
+        if _storage(weight) in self._samples:
+            largest = x.detach().abs().amax(dim=0)
+            before = self.channel_ranges.get(_storage(weight), largest)
+            self.channel_ranges[_storage(weight)] = torch.maximum(before, largest)
         return REFERENCE.linear(x, weight, bias, **options)
 
     def _convolution(self, x: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:

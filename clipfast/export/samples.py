@@ -47,11 +47,12 @@ class Samples:
     images: tuple[object, ...]
     texts: tuple[str, ...]
     origin: str
+    packaged: bool = False
 
     def every_other(self, first: int) -> Samples:
         """Half of them: one half calibrates, the other (first=1) verifies."""
         images, texts = self.images[first::2], self.texts[first::2]
-        return Samples(images or self.images, texts or self.texts, self.origin)
+        return Samples(images or self.images, texts or self.texts, self.origin, self.packaged)
 
     def rows(self, tower: TowerName, config: ModelConfig, pixels: PixelInput) -> torch.Tensor:
         """What the exported tower reads: (N, 3, R, R) uint8 or normalised float32, or (N, context_length) int32."""
@@ -80,7 +81,7 @@ def packaged_samples() -> Samples:
             for left in range(0, sheet.width, TILE)
         )
     texts = tuple((FOLDER / "prompts.txt").read_text().splitlines())
-    return Samples(tiles, texts, "the demo's images and prompts")
+    return Samples(tiles, texts, "the demo's images and prompts", packaged=True)
 
 
 def read_samples(folder: Path) -> Samples:

@@ -198,8 +198,12 @@ def _parse(source: Path, network: trt.INetworkDefinition) -> None:
         return
     errors = [parser.get_error(i) for i in range(parser.num_errors)]
     said = [_describe_error(error) for error in errors]
-    kind = OperatorError if any("support" in line.lower() for line in said) else BuildError
+    kind = OperatorError if any(_is_unsupported(error) for error in errors) else BuildError
     raise kind(f"{source.name}: TensorRT cannot parse it: {'; '.join(said) or log.tail()}")
+
+
+def _is_unsupported(error: trt.ParserError) -> bool:
+    return str(error.code()).startswith("ErrorCode.UNSUPPORTED")
 
 
 def _describe_error(error: trt.ParserError) -> str:

@@ -19,8 +19,8 @@ def exact(rows: torch.Tensor) -> torch.Tensor:
 
 
 def parity(run, gate: float = 0.999) -> Parity:
-    batches, neighbours = measure(run, ROWS, EXPECTED, [1, 7, 8, 64])
-    return Parity("image", "fp16", gate, "compared", "samples", 20, batches, neighbours)
+    measured = measure(run, ROWS, EXPECTED, [1, 7, 8, 64])
+    return Parity("image", "fp16", gate, "compared", "samples", 20, *measured)
 
 
 def test_equal_rows_pass() -> None:
@@ -67,8 +67,19 @@ def test_not_a_number_fails_whatever_the_cosine() -> None:
 def test_neighbours_count_agreement_of_ranks() -> None:
     generator = torch.Generator().manual_seed(2)
     scrambled = F.normalize(torch.randn(20, 8, generator=generator))
-    _, neighbours = measure(lambda rows: scrambled[: len(rows)], ROWS, EXPECTED, [20])
+    _, neighbours, _ = measure(lambda rows: scrambled[: len(rows)], ROWS, EXPECTED, [20])
     assert neighbours < 0.5
+
+
+def test_centred_cosine_sees_what_a_shared_direction_hides() -> None:
+    shared = torch.zeros(8)
+    shared[0] = 50
+    generator = torch.Generator().manual_seed(3)
+    expected = F.normalize(EXPECTED + shared)
+    lost = F.normalize(torch.randn(20, 8, generator=generator) * 0.1 + shared)
+    batches, _, centred = measure(lambda rows: lost[: len(rows)], ROWS, expected, [20])
+    assert batches[0].cosine_min > 0.999
+    assert centred < 0.5
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,17 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
+from clipfast.checkpoint import Checkpoint
 from clipfast.config import ModelConfig
 from clipfast.export.onnx import export_onnx
 from clipfast.export.parity import reference_rows
 from clipfast.export.quantize import LEVELS, Calibration, QuantizedGraph, quantised_weights
 from clipfast.export.samples import packaged_samples
+from clipfast.export.smooth import smooth
 from clipfast.parameters import Linear
 from tests.export.graphs import random_checkpoint, random_parameters
-from tests.weights import tiny, tiny_resnet
+from tests.tolerances import EXPORT_INT8_OUTLIERS_CENTRED
+from tests.weights import random_weights, tiny, tiny_resnet
 
 
 @pytest.mark.parametrize("config", [tiny(), tiny_resnet()], ids=["vit", "resnet"])
@@ -45,6 +48,53 @@ def quantised_image_weights(config: ModelConfig) -> list[str]:
         parts = ("query", "key", "value", "out_proj", "c_fc", "c_proj")
         return [f"{layer}.{part}" for layer in range(config.vision.layers) for part in parts]
     return ["conv2", "conv3"] + [f"{s}.{i}" for s in range(4) for i in (1, 2, 3, "downsample")]
+
+
+def test_smoothing_is_exact_algebra() -> None:
+    config = tiny()
+    parameters = random_parameters(config)
+    samples = packaged_samples().every_other(0)
+    for tower in ("image", "text"):
+        calibration = Calibration(parameters)
+        before = reference_rows(tower, parameters, config, samples, calibration.ops)
+        smoothed = smooth(parameters, calibration.channel_ranges)
+        after = reference_rows(tower, smoothed, config, samples)
+        assert torch.allclose(before, after, atol=2e-6)
+        moved = smoothed.text if tower == "text" else smoothed.vision
+        kept = parameters.text if tower == "text" else parameters.vision
+        assert not torch.allclose(moved.blocks[0].qkv.weight, kept.blocks[0].qkv.weight)
+
+
+def with_outliers(config: ModelConfig) -> dict[str, torch.Tensor]:
+    """Random weights whose residual streams have four channels far above the others, which every norm turns down."""
+    tensors = random_weights(config)
+    spikes = torch.tensor([60.0, -45.0, 30.0, 80.0])
+    channels = torch.tensor([3, 17, 40, 55])
+    tensors["visual.ln_pre.bias"][channels] += spikes
+    tensors["positional_embedding"][:, channels] += spikes
+    norms = [
+        f"{p}transformer.resblocks.{i}.ln_{n}"
+        for p in ("visual.", "")
+        for i in (0, 1)
+        for n in (1, 2)
+    ]
+    for norm in (*norms, "visual.ln_post", "ln_final"):
+        tensors[f"{norm}.weight"][channels] *= 0.02
+    return tensors
+
+
+def test_outlier_channels_keep_their_neighbours(tmp_path: Path, monkeypatch) -> None:
+    config = tiny()
+    checkpoint = Checkpoint(config, with_outliers(config), "random")
+    centred = {}
+    for how in ("smoothed", "not"):
+        report = export_onnx(checkpoint, tmp_path / how, dtype="int8")
+        centred[how] = [tower.parity.centred for tower in report.towers]
+        monkeypatch.setattr("clipfast.export.onnx.smooth", lambda parameters, ranges: parameters)
+    print(centred)
+    for with_smoothing, without in zip(centred["smoothed"], centred["not"], strict=True):
+        assert with_smoothing > EXPORT_INT8_OUTLIERS_CENTRED
+        assert 1 - with_smoothing < 0.2 * (1 - without)
 
 
 def test_calibration_sees_every_quantised_layer() -> None:

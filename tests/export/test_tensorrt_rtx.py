@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from clipfast.config import ARCHITECTURES, ResNetConfig
+from clipfast.config import ARCHITECTURES, ModelConfig, ResNetConfig
+from clipfast.export.onnx import export_onnx
 from clipfast.runtimes.metadata import ExportDtype
 from clipfast.runtimes.plan import read_plan_header
-from tests.export.graphs import random_parameters, write_tower
+from tests.export.graphs import random_checkpoint, random_parameters, write_tower
 from tests.export.nvidia_wheels import WheelError, rtx_environment
-from tests.weights import reduced
+from tests.weights import reduced, tiny, tiny_resnet
 
 pytestmark = pytest.mark.slow
 GENERATIONS = 3
@@ -33,7 +34,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         pytest.skip(str(error))
 
 
-def build(environment: dict[str, str], *paths: Path) -> list[dict[str, Any]]:
+def build(label: str, environment: dict[str, str], *paths: Path) -> list[dict[str, Any]]:
     program = Path(__file__).with_name("build_on_rtx.py")
     ran = subprocess.run(
         [sys.executable, str(program), *map(str, paths)],
@@ -46,7 +47,7 @@ def build(environment: dict[str, str], *paths: Path) -> list[dict[str, Any]]:
     results = json.loads(ran.stdout.splitlines()[-1])
     for path, result in zip(paths, results, strict=True):
         shown = {key: value for key, value in result.items() if key != "sidecar"}
-        print(path.parent.name, path.name, shown)
+        print(label, path.name, shown)
         assert "error" not in result, result["error"]
         assert result["logged_errors"] == []
     return results
@@ -55,15 +56,13 @@ def build(environment: dict[str, str], *paths: Path) -> list[dict[str, Any]]:
 def check_towers(
     name: str, layers: int | None, dtype: ExportDtype, environment: dict[str, str], folder: Path
 ) -> None:
-    config = ARCHITECTURES[name]
-    if layers is not None:
-        config = reduced(config, layers)
+    config = ARCHITECTURES[name] if layers is None else reduced(ARCHITECTURES[name], layers)
     parameters = random_parameters(config)
     paths = [
         write_tower(folder, config, parameters, tower, dtype, "tensorrt")
         for tower in ("image", "text")
     ]
-    image, text = build(environment, *paths)
+    image, text = build(f"{config.name} {dtype}", environment, *paths)
     is_resnet = isinstance(config.vision, ResNetConfig)
     vision_layers = 0 if isinstance(config.vision, ResNetConfig) else config.vision.layers
     if not is_resnet:
@@ -93,7 +92,13 @@ def test_full_size_vit_b_32(
 def test_a_graph_for_onnx_runtime_builds_too(environment: dict[str, str], tmp_path: Path) -> None:
     config = reduced(ARCHITECTURES["ViT-B-32"], 2)
     path = write_tower(tmp_path, config, random_parameters(config), "image", "fp32", "onnxruntime")
-    build(environment, path)
+    build("for ONNX Runtime, fp32", environment, path)
+
+
+@pytest.mark.parametrize("config", [tiny(), tiny_resnet()], ids=["vit", "resnet"])
+def test_int8_builds(config: ModelConfig, environment: dict[str, str], tmp_path: Path) -> None:
+    export_onnx(random_checkpoint(config), tmp_path, dtype="int8", target="tensorrt")
+    build(f"{config.name} int8", environment, tmp_path / "image.onnx", tmp_path / "text.onnx")
 
 
 def test_a_broken_graph_is_refused_with_nvidias_words(
