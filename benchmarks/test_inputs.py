@@ -24,7 +24,13 @@ from benchmarks.peers.modules import import_open_clip, make_torchvision_importab
 from benchmarks.throughput import OUR_SECONDS, PAIRS
 from benchmarks.work import texts
 from clipfast.config import OPENAI_MEAN, OPENAI_STD, PreprocessConfig
-from clipfast.inputs import image_batches, load_tokenizer, preprocess_image, resize_crop
+from clipfast.inputs import (
+    DecodeOptions,
+    image_batches,
+    load_tokenizer,
+    preprocess_image,
+    resize_crop,
+)
 from tests.inputs.broken_files import encoded, photo
 from tests.inputs.oracles import ReferenceTokenizer, reference_pixels
 
@@ -150,6 +156,13 @@ def test_jpeg(duel, size, peer):
     np.testing.assert_array_equal(pixels.transpose(1, 2, 0), pillow_transform(data))
     theirs = pillow_transform if peer == "pillow" else torchvision_transform()
     duel(partial(preprocess_image, data, CONFIG, SIZE), peer, partial(theirs, data))
+
+
+@pytest.mark.benchmark(group="JPEG bytes to pixels, decode=fast over exact, one thread")
+def test_fast_decoding(duel):
+    data = encoded(photo(1920, 1281))
+    fast = partial(preprocess_image, data, CONFIG, SIZE, DecodeOptions(decode="fast"))
+    duel(fast, "exact", partial(preprocess_image, data, CONFIG, SIZE))
 
 
 @pytest.mark.benchmark(group="JPEG bytes to pixels, two threads over one")

@@ -59,6 +59,20 @@ def test_other_formats_equal_pillow(format_name):
         np.testing.assert_array_equal(pixels_of(data), pillow_pixels(data))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"big_tiff": True},
+        {"tile_size": (16, 16)},
+        *({"compression": name} for name in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")),
+    ],
+    ids=str,
+)
+def test_tiff_variants_equal_pillow(options):
+    data = encoded(photo(61, 83), "TIFF", **options)
+    np.testing.assert_array_equal(pixels_of(data), pillow_pixels(data))
+
+
 def test_sixteen_bit_and_float_images_equal_pillow():
     rng = np.random.default_rng(0)
     levels = Image.fromarray(rng.integers(0, 65536, (50, 40), dtype=np.uint16))
