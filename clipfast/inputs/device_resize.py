@@ -12,6 +12,9 @@ from clipfast.config import Interpolation
 from clipfast.inputs.geometry import ResizePlan
 from clipfast.inputs.resample import needed_box, weight_matrix
 
+# Source samples held as float64 at once: 128 MiB, and about as much again for what comes out of a pass.
+_SAMPLES_AT_ONCE = 1 << 24
+
 
 def resize_crop_tensor(
     images: torch.Tensor, plan: ResizePlan, interpolation: Interpolation
@@ -23,15 +26,24 @@ def resize_crop_tensor(
     Returns: (N, 3, R, R) uint8, contiguous.
     """
     left, top, right, bottom = needed_box(plan, interpolation)
-    pixels = images[:, top:bottom, left:right].permute(0, 3, 1, 2).to(torch.float64)
-    passes = [(plan.horizontal, False, left), (plan.vertical, True, top)]
-    for axis, vertical, origin in reversed(passes) if plan.vertical_first else passes:
-        if not axis.changes:
-            continue
-        weights = torch.from_numpy(
-            weight_matrix(axis, interpolation, origin, pixels.shape[2 + (not vertical)])
-        )
-        weights = weights.to(pixels.device)
-        sums = weights @ pixels if vertical else pixels @ weights.T
-        pixels = torch.floor((sums + (1 << 21)) / (1 << 22)).clamp_(0, 255)
-    return pixels.to(torch.uint8).contiguous()
+    passes = []
+    for axis, vertical, start, end in (
+        (plan.horizontal, False, left, right),
+        (plan.vertical, True, top, bottom),
+    ):
+        if axis.changes:
+            matrix = torch.from_numpy(weight_matrix(axis, interpolation, start, end - start))
+            passes.append((matrix.to(images.device), vertical))
+    if plan.vertical_first:
+        passes.reverse()
+    size = (plan.vertical.length, plan.horizontal.length)
+    out = images.new_empty(len(images), 3, *size)
+    step = max(1, _SAMPLES_AT_ONCE // (3 * (bottom - top) * (right - left)))
+    for at in range(0, len(images), step):
+        pixels = images[at : at + step, top:bottom, left:right].permute(0, 3, 1, 2)
+        for matrix, vertical in passes:
+            samples = pixels.to(torch.float64)
+            sums = matrix @ samples if vertical else samples @ matrix.T
+            pixels = torch.floor((sums + (1 << 21)) / (1 << 22)).clamp_(0, 255)
+        out[at : at + step] = pixels
+    return out

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from clipfast.errors import ConfigurationError, InputError, UnsupportedError
-from clipfast.inputs import native, resize, resize_crop
+from clipfast.inputs import device_resize, native, resize, resize_crop
 from clipfast.inputs.device_resize import resize_crop_tensor
 from clipfast.inputs.geometry import plan_resize
 from tests.inputs.oracles import reference_pixels
@@ -192,7 +192,10 @@ def test_unknown_instruction_set_is_refused(monkeypatch):
         resize_crop(np.zeros((5, 5, 3), np.uint8), 3)
 
 
-def test_tensors_are_resized_on_their_device_with_the_same_bits():
+def test_tensors_are_resized_on_their_device_with_the_same_bits(monkeypatch):
+    monkeypatch.setattr(
+        device_resize, "_SAMPLES_AT_ONCE", 100_000
+    )  # so that some batches take several steps
     rng = np.random.default_rng(10)
     for width, height, size, interpolation, resize_mode in random_cases(25, 300, rng):
         images = guarded((2, height, width, 3), rng)
