@@ -111,6 +111,8 @@ def _prepare(
     except InputError as error:
         # A new one: the traceback of this one would keep the batch's memory alive, in a cycle with its own frames.
         return InputError(error.message, code=error.code)
+    except MemoryError:
+        return InputError("decoding it needs more memory than there is", code="image_too_large")
     return None
 
 

@@ -88,6 +88,8 @@ def decode(data: bytes, header: JpegHeader, least_side: int | None) -> Pixels | 
                 f"JPEG data cannot be decoded: {error}", code="truncated_image"
             ) from None
         return None
+    except MemoryError:
+        return None
     return pixels[..., 0] if colorspace == "GRAY" else pixels
 
 

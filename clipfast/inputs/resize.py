@@ -14,6 +14,7 @@ from clipfast.config import Interpolation, ResizeMode
 from clipfast.errors import ConfigurationError, InputError
 from clipfast.inputs import native
 from clipfast.inputs.arrays import as_pixels
+from clipfast.inputs.decode import EXACT, decode_image
 from clipfast.inputs.geometry import Axis, ResizePlan, plan_resize
 from clipfast.inputs.resample import needed_box, resample_crop
 
@@ -44,15 +45,19 @@ def resize_crop(
         size: rows and columns of the result, R.
         interpolation: "bicubic" (a = -0.5) or "bilinear", both antialiased.
         resize_mode: "shortest" resizes the shorter side to `size` and crops the centre; "squash" resizes both sides.
-    Raises: InputError wrong_type or wrong_shape; ConfigurationError when an option is not one of the above.
+    Raises: InputError wrong_type, wrong_shape, or why a lazily opened image cannot be decoded; ConfigurationError when
+        an option is not one of the above.
     """
     if size < 1 or interpolation not in _FILTERS or resize_mode not in ("shortest", "squash"):
         raise ConfigurationError(
             f"got size={size}, interpolation={interpolation!r}, resize_mode={resize_mode!r}; expected a size of at "
             'least 1, "bicubic" or "bilinear", and "shortest" or "squash"'
         )
-    source = image if isinstance(image, Image.Image) else as_pixels(image)
-    width, height = source.size if isinstance(source, Image.Image) else source.shape[1::-1]
+    if isinstance(image, Image.Image):
+        source, width, height = decode_image(image, EXACT, size)
+    else:
+        source = as_pixels(image)
+        height, width = source.shape[:2]
     out = np.empty((size, size, 3), np.uint8)
     resize_into(source, plan_resize(width, height, size, resize_mode), interpolation, out)
     return out

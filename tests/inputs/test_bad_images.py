@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 import time
 import zlib
 
@@ -157,6 +159,26 @@ def test_too_large_from_the_header(data):
         with pytest.raises(InputError, match="pixels"):
             preprocess_image(data, CONFIG, 32)
     assert (time.perf_counter() - start) / 20 < 0.005
+
+
+def test_too_little_memory_for_one_image():
+    script = """
+import io, resource
+from PIL import Image
+from clipfast.config import PreprocessConfig
+from clipfast.inputs import image_batches
+from tests.inputs.broken_files import encoded, photo
+sources = [encoded(photo(40, 30)), *(encoded(Image.new("L", (14000, 12000)), name) for name in ("PNG", "JPEG"))]
+(warm,) = image_batches(sources[:1], PreprocessConfig(), 32, batch_size=4)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, resource.RLIM_INFINITY))
+for batch in image_batches([*sources, sources[0]], PreprocessConfig(), 32, batch_size=4, num_workers=0):
+    print(batch.indices, [(failure.index, failure.code) for failure in batch.failures])
+"""
+    output = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert output.stdout == "[0, 3] [(1, 'image_too_large'), (2, 'image_too_large')]\n"
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from clipfast.errors import ConfigurationError, InputError, UnsupportedError
 from clipfast.inputs import device_resize, native, resize, resize_crop
 from clipfast.inputs.device_resize import resize_crop_tensor
 from clipfast.inputs.geometry import plan_resize
+from tests.inputs.broken_files import encoded, photo
 from tests.inputs.oracles import reference_pixels
 
 MODES = [
@@ -110,6 +112,13 @@ def test_refuses_other_arrays(array, code):
     with pytest.raises(InputError) as caught:
         resize_crop(array, 8)
     assert caught.value.code == code
+
+
+def test_lazily_opened_images_fail_as_input_errors():
+    broken = Image.open(io.BytesIO(encoded(photo())[:2000]))
+    with pytest.raises(InputError) as caught:
+        resize_crop(broken, 8)
+    assert caught.value.code == "truncated_image"
 
 
 def test_refuses_modes_without_rgb_form():
