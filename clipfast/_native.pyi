@@ -44,3 +44,82 @@ class TokenRows:
 class Tokenizer:
     def __init__(self, byte_ids: int, merges: int, count: int) -> None: ...
     def encode(self, texts: list[object]) -> TokenRows: ...
+
+# Built where CUDA is: architectures such as "80;90a", or "". Strides are in elements; a stream is (device, handle).
+Rows: TypeAlias = tuple[int, int, int, int]  # address, row stride, rows, width
+Numbers: TypeAlias = tuple[int, bool]  # address, whether float32
+Stream: TypeAlias = tuple[int, int]
+
+cuda_architectures: str
+cuda_resize_fields: int
+
+def cuda_device_reason(device: int) -> str: ...
+def cuda_attention(
+    qkv: Rows,
+    out: Rows,
+    cu_seqlens: int,
+    sequences: int,
+    length: int,
+    heads: int,
+    causal: bool,
+    bfloat16: bool,
+    where: Stream,
+    /,
+) -> None: ...
+def cuda_attention_pool(
+    query: Rows,
+    kv: Rows,
+    out: Rows,
+    cu_seqlens: int,
+    key_rows: int,
+    length: int,
+    heads: int,
+    bfloat16: bool,
+    where: Stream,
+    /,
+) -> None: ...
+def cuda_patch_embed(
+    pixels: int,
+    strides: tuple[int, int, int],  # image, channel, row, in bytes
+    images: int,
+    grid: int,
+    patch: int,
+    weight: Rows,
+    bias: Numbers,
+    class_row: Numbers,
+    positions: Numbers,
+    out: int,
+    bfloat16: bool,
+    where: Stream,
+    /,
+) -> None: ...
+def cuda_cosine_scratch(queries: Rows, gallery: Rows, k: int, multiprocessors: int, /) -> int: ...
+def cuda_top_k(
+    queries: Rows,
+    gallery: Rows,
+    int8: bool,
+    k: int,
+    scratch: int,
+    scores: int,
+    indices: int,
+    multiprocessors: int,
+    bfloat16: bool,
+    where: Stream,
+    /,
+) -> None: ...
+def cuda_similarity(
+    queries: Rows,
+    keys: Rows,
+    int8: bool,
+    scale: float,
+    scratch: int,
+    out: int,
+    multiprocessors: int,
+    bfloat16: bool,
+    where: Stream,
+    /,
+) -> None: ...
+def cuda_plan_resize(images: int, count: int, size: int, planned: int, /) -> int: ...
+def cuda_resize_crop(
+    planned: int, taps: int, out: int, count: int, size: int, where: Stream, /
+) -> None: ...

@@ -1,6 +1,6 @@
-// clipfast._native: the only file that knows Python. Functions take addresses, sizes and strides
-// that the adapters in clipfast/backends/ have checked, release the GIL, and write into memory that
-// the caller owns. Strides are in bytes.
+// clipfast._native: this file and bindings_cuda.cpp alone know Python. Functions take addresses,
+// sizes and strides that the adapters in clipfast/backends/ have checked, release the GIL, and
+// write into memory that the caller owns. Strides are in bytes.
 
 #include <pybind11/pybind11.h>
 
@@ -14,6 +14,9 @@
 #include "cpu/similarity.h"
 #include "cpu/tokenizer.h"
 #include "cpu/top_k.h"
+#ifdef CLIPFAST_CUDA
+#include "bindings_cuda.h"
+#endif
 
 namespace py = pybind11;
 
@@ -237,4 +240,10 @@ PYBIND11_MODULE(_native, module) {
                "Resize and crop images (address, count, image stride, row stride, channels) along "
                "axes (source, resized, start, length) into out (address, image stride, planar).");
     bind_tokenizer(module);
+#ifdef CLIPFAST_CUDA
+    module.attr("cuda_architectures") = CLIPFAST_CUDA;
+    bind_cuda(module);
+#else
+    module.attr("cuda_architectures") = "";
+#endif
 }

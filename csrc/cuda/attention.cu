@@ -11,7 +11,7 @@
 #include "cuda/gpu_machine.h"
 #include "cuda/launch.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 namespace {
 
 template <class T, int kHeadDim, int kKeyTiles>
@@ -104,4 +104,4 @@ cudaError_t attention_pool(const AttentionPoolParams& params, Element element,
                   params);
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

@@ -5,7 +5,7 @@
 
 #include "cuda/attention_plan.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 // qkv (T, 3D) -> out (T, D). head_dim: 64, 72, 80, 88 or 104; others are cudaErrorInvalidValue.
 cudaError_t attention(const AttentionParams& params, Element element, int head_dim,
@@ -14,4 +14,4 @@ cudaError_t attention(const AttentionParams& params, Element element, int head_d
 // query (B, D), kv (T, 2D) -> out (B, D). head_dim: a multiple of 8 from 8 to kMaxPoolHeadDim.
 cudaError_t attention_pool(const AttentionPoolParams& params, Element element, cudaStream_t stream);
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

@@ -14,7 +14,7 @@
 #include "cuda/attention_tile.h"
 #include "cuda/single_query_loop.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 // K and V whole in shared memory, one maximum and one sum a row.
 template <class M, class T, int kHeadDim, int kKeyTiles>
@@ -292,4 +292,4 @@ __device__ __forceinline__ void attend_packed(M& m, const AttentionParams& p,
                                                              1, Rounds(head.rows, 1, 0, 1));
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

@@ -7,7 +7,7 @@
 
 #include "cuda/element.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 // qkv: (T, 3D), columns query, key, value, each heads * head_dim wide. out: (T, D). Strides in
 // elements, rows 16-byte aligned. Dense: sequences of `length` rows each, cu_seqlens null. Packed:
@@ -179,4 +179,4 @@ inline int64_t blocks_of(const AttentionParams& params, const AttentionPlan& pla
     return params.length == 0 ? 0 : units * plan.row_blocks;
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

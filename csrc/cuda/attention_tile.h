@@ -5,7 +5,7 @@
 #include "cuda/attention_plan.h"
 #include "cuda/fragment.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 // One head of one sequence: its rows in qkv and out.
 struct Head {
@@ -182,4 +182,4 @@ struct Rounds {
     }
 };
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

@@ -13,7 +13,7 @@
 #include "cuda/similarity_loop.h"
 #include "cuda/top_k_loop.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 namespace {
 
 template <class T, bool kBytes>
@@ -86,10 +86,6 @@ cudaError_t dispatch(const Params& params, Element element, Gallery gallery, cud
 
 }  // namespace
 
-void plan_cosines(CosineParams& params) {
-    share_gallery(params, device_attribute(cudaDevAttrMultiProcessorCount));
-}
-
 cudaError_t top_k(const TopKParams& params, Element element, Gallery gallery, cudaStream_t stream) {
     if (params.k < 1 || params.k > kMaxK || params.k > params.cosines.gallery.rows) {
         return cudaErrorInvalidValue;
@@ -102,4 +98,4 @@ cudaError_t similarity(const SimilarityParams& params, Element element, Gallery 
     return dispatch(params, element, gallery, stream);
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

@@ -6,20 +6,17 @@
 
 #include "cuda/cosine_params.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 // What the gallery holds: the queries' own type, or int8.
 enum class Gallery { same = 0, int8 = 1 };
 
-// Fills params.query_tiles and params.slices for the current device; scratch is sized by them.
-void plan_cosines(CosineParams& params);
-
-// Needs params.candidates for slices * query_tiles * 128 * candidate_capacity(k) keys, 1 <= k <=
-// min(kMaxK, rows).
+// Both need cosines that share_gallery has divided. top_k needs params.candidates for slices *
+// query_tiles * 128 * candidate_capacity(k) keys, 1 <= k <= min(kMaxK, rows).
 cudaError_t top_k(const TopKParams& params, Element element, Gallery gallery, cudaStream_t stream);
 
 // Needs params.partials for slices * query_tiles * 128 pairs.
 cudaError_t similarity(const SimilarityParams& params, Element element, Gallery gallery,
                        cudaStream_t stream);
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

@@ -7,7 +7,7 @@
 
 #include "cuda/element.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 // (rows, width), unit stride in the last axis; `stride` in elements. Rows beyond `rows` and columns
 // beyond `width` count as zeros.
@@ -70,4 +70,4 @@ inline void share_gallery(CosineParams& params, int multiprocessors) {
     params.slices = std::clamp(wave / std::max(1, params.query_tiles), 1, std::max(1, tiles));
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

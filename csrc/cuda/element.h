@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 enum class Element { float16 = 0, bfloat16 = 1 };
 
@@ -26,4 +26,4 @@ struct alignas(8) FloatPair {
 
 constexpr float kLog2E = 1.4426950408889634f;
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

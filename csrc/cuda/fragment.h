@@ -14,7 +14,7 @@
 
 #include "cuda/element.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 #ifndef __CUDACC__  // built-ins of CUDA
 using std::max;
@@ -118,4 +118,4 @@ __device__ __forceinline__ float quad_sum(M& m, float value) {
     return value + m.shuffle_xor(value, 2);
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

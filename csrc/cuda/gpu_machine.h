@@ -11,7 +11,7 @@
 
 #include "cuda/element.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 extern __shared__ __align__(16) char dynamic_shared_memory[];
 
@@ -252,4 +252,4 @@ class Gpu {
     }
 };
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

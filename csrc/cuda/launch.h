@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 // The value of an attribute of the current device; zero when it cannot be read.
 inline int device_attribute(cudaDeviceAttr attribute) {
@@ -31,4 +31,4 @@ cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, i
     return cudaGetLastError();
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

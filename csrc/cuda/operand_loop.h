@@ -8,7 +8,7 @@
 #include "cuda/cosine_params.h"
 #include "cuda/product_loop.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 // 1 / max(|x|, 1e-12), as torch.nn.functional.normalize divides.
 __device__ __forceinline__ float inverse_norm(float squares) {
@@ -196,4 +196,4 @@ class ByteRows {
     float squares_ = 0.0f;
 };
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

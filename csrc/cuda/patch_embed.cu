@@ -12,7 +12,7 @@
 #include "cuda/patch_embed.h"
 #include "cuda/patch_embed_loop.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 namespace {
 
 template <class T, int kPatch>
@@ -47,4 +47,4 @@ cudaError_t patch_embed(const PatchEmbedParams& params, Element element, int pat
                   stream, params);
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

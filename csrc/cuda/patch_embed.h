@@ -5,10 +5,10 @@
 
 #include "cuda/patch_embed_params.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 // patch: 14, 16 or 32; others are cudaErrorInvalidValue.
 cudaError_t patch_embed(const PatchEmbedParams& params, Element element, int patch,
                         cudaStream_t stream);
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

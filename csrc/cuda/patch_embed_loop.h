@@ -13,7 +13,7 @@
 #include "cuda/operand_loop.h"
 #include "cuda/patch_embed_params.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 // The operand whose rows are patches, kPatch pixels wide.
 template <class T, int kPatch>
@@ -199,4 +199,4 @@ __device__ __forceinline__ void embed_patches(M& m, const PatchEmbedParams& p) {
     multiply_tiles<M, T>(m, pixels, weights, 1, divide_up(3 * kPatch * kPatch, kSlice), epilogue);
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

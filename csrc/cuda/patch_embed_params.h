@@ -5,7 +5,7 @@
 
 #include "cuda/cosine_params.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 // Numbers in the weights' type, or in fp32 when `wide`. Null data: zeros.
 struct Numbers {
@@ -33,4 +33,4 @@ inline int64_t patch_embed_blocks(const PatchEmbedParams& p) {
     return (rows + 127) / 128 * ((p.weight.rows + 127) / 128);
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

@@ -16,7 +16,7 @@
 
 #include "cuda/fragment.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 constexpr int kTileRows = 128;
 constexpr int kProductThreads = 256;
@@ -136,4 +136,4 @@ __device__ __forceinline__ void multiply_tiles(M& m, A& a, B& b, int tiles, int 
     }
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

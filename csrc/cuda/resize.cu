@@ -11,7 +11,7 @@
 #include "cuda/resize.h"
 #include "cuda/resize_loop.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 namespace {
 
 __global__ void __launch_bounds__(kTapThreads) resize_taps(ResizeParams p) {
@@ -38,4 +38,4 @@ cudaError_t resize_crop(ResizeParams params, cudaStream_t stream) {
                   params);
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

@@ -13,7 +13,7 @@
 #include "cuda/fragment.h"
 #include "cuda/resize_params.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 // Keys' cubic with a = -0.5.
 template <class M>
@@ -201,4 +201,4 @@ class ResizeBand {
     uint32_t sums_at_;
 };
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 // One image as the kernels read it; 64-bit fields throughout, so that a batch is one array of
 // integers. For each axis: `source` pixels become `resized`, of which start .. start + size - 1 are
@@ -75,4 +75,4 @@ inline int64_t plan_resize(ResizeImage& image, int64_t width, int64_t height, in
     return taps_begin;
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

@@ -3,7 +3,7 @@
 
 #include "cuda/operand_loop.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 // The gallery tiles of one slice.
 struct SliceTiles {
@@ -43,4 +43,4 @@ __device__ __forceinline__ void scan_gallery(M& m, const Params& p) {
     epilogue.finish(m);
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

@@ -5,7 +5,7 @@
 
 #include "cuda/scan_loop.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 // Of the epilogue: a pair for each row and each of four warps that share it.
 constexpr uint32_t kSoftmaxSharedBytes = kTileRows * 4 * sizeof(FloatPair);
@@ -135,4 +135,4 @@ __device__ __forceinline__ void rescale_logits(M& m, const SimilarityParams& p) 
     }
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

@@ -9,7 +9,7 @@
 #include "cuda/attention_plan.h"
 #include "cuda/fragment.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 // Rows in shared memory, as copy_rows left them.
 template <int kChunks>
@@ -197,4 +197,4 @@ __device__ __forceinline__ void pool_one_head(M& m, const AttentionPoolParams& p
                            p.out + static_cast<int64_t>(sequence) * p.out_stride + column);
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

@@ -11,7 +11,7 @@
 
 #include "cuda/scan_loop.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 constexpr uint64_t kNoKey = 0;
 
@@ -256,4 +256,4 @@ __device__ __forceinline__ void merge_top_k(M& m, const TopKParams& p) {
     }
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

@@ -2,7 +2,7 @@
 #include "cuda/attention_loop.h"
 #include "host_machine.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 namespace {
 
 thread_local std::string message;
@@ -61,9 +61,9 @@ const char* run(const HostBlock::Options& options, std::vector<Region> regions, 
 }
 
 }  // namespace
-}  // namespace clipfast
+}  // namespace clipfast::cuda
 
-using namespace clipfast;
+using namespace clipfast::cuda;
 
 extern "C" {
 

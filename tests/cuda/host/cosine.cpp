@@ -3,7 +3,7 @@
 #include "cuda/top_k_loop.h"
 #include "host_machine.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 namespace {
 
 thread_local std::string message;
@@ -56,9 +56,9 @@ const char* run_similarity(const SimilarityParams& p, bool reversed,
 }
 
 }  // namespace
-}  // namespace clipfast
+}  // namespace clipfast::cuda
 
-using namespace clipfast;
+using namespace clipfast::cuda;
 
 extern "C" {
 

@@ -3,7 +3,7 @@
 
 #include "host_machine.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 inline std::string HostBlock::run(const std::function<void(Host&)>& loop) {
     loop_ = &loop;
@@ -157,4 +157,4 @@ inline void HostBlock::note_write(int thread, uint32_t at, size_t bytes, bool at
     }
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

@@ -24,7 +24,7 @@
 #include "cuda/element.h"
 #include "host_numbers.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 struct Region {
     const char* begin;
@@ -384,6 +384,6 @@ class Host {
     std::vector<std::vector<Copy>> groups_;
 };
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda
 
 #include "host_block.h"

@@ -6,7 +6,7 @@
 
 #include "cuda/element.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 
 inline float bits_to_float(uint32_t bits) {
     float value;
@@ -43,4 +43,4 @@ uint16_t narrow(float value) {
     return bits;
 }
 
-}  // namespace clipfast
+}  // namespace clipfast::cuda

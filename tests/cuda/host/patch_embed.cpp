@@ -2,7 +2,7 @@
 #include "cuda/patch_embed_loop.h"
 #include "host_machine.h"
 
-namespace clipfast {
+namespace clipfast::cuda {
 namespace {
 
 thread_local std::string message;
@@ -20,9 +20,9 @@ void embed(Host& m, const PatchEmbedParams& p, int patch) {
 }
 
 }  // namespace
-}  // namespace clipfast
+}  // namespace clipfast::cuda
 
-using namespace clipfast;
+using namespace clipfast::cuda;
 
 extern "C" {
 

@@ -2,7 +2,7 @@
 #include "cuda/resize_loop.h"
 #include "host_machine.h"
 
-using namespace clipfast;
+using namespace clipfast::cuda;
 
 namespace {
 
