@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipfast.cli.export import batch_range
 from clipfast.cli.outcome import Exit, require
 from clipfast.cli.output import print_json, print_table
 from clipfast.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from clipfast.export.tensorrt import EngineReport
 
 _UNITS = {
     "": 1,
@@ -82,7 +87,12 @@ def run(options: argparse.Namespace) -> int:
     ]
     if options.json:
         print_json([report.to_dict() for report in reports])
-        return Exit.OK
+    else:
+        _print(reports)
+    return Exit.OK
+
+
+def _print(reports: Sequence[EngineReport]) -> None:
     rows = [
         [
             report.engine,
@@ -95,7 +105,6 @@ def run(options: argparse.Namespace) -> int:
         for report in reports
     ]
     print_table(("engine", "MB", "TensorRT", "GPU", "cosine", "seconds"), rows)
-    return Exit.OK
 
 
 def byte_count(text: str) -> int:

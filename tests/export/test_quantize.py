@@ -22,8 +22,16 @@ from tests.tolerances import EXPORT_INT8_OUTLIERS_CENTRED
 from tests.weights import random_weights, tiny, tiny_resnet
 
 
-@pytest.mark.parametrize("config", [tiny(), tiny_resnet()], ids=["vit", "resnet"])
-@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+@pytest.mark.parametrize(
+    ("config", "target"),
+    [
+        (tiny(), "onnxruntime"),
+        pytest.param(tiny(), "tensorrt", marks=pytest.mark.slow),
+        pytest.param(tiny_resnet(), "onnxruntime", marks=pytest.mark.slow),
+        pytest.param(tiny_resnet(), "tensorrt", marks=pytest.mark.slow),
+    ],
+    ids=["vit", "vit-tensorrt", "resnet", "resnet-tensorrt"],
+)
 def test_int8_export_passes_its_gate(config, target, tmp_path: Path) -> None:
     report = export_onnx(random_checkpoint(config), tmp_path, dtype="int8", target=target)
     for tower in report.towers:
@@ -83,6 +91,7 @@ def with_outliers(config: ModelConfig) -> dict[str, torch.Tensor]:
     return tensors
 
 
+@pytest.mark.slow
 def test_outlier_channels_keep_their_neighbours(tmp_path: Path, monkeypatch) -> None:
     config = tiny()
     checkpoint = Checkpoint(config, with_outliers(config), "random")
