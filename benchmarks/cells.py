@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.peers import peers_of
 from benchmarks.throughput import PAIRS
-from benchmarks.work import MEASURED, PRECISIONS, Task, Work
+from benchmarks.work import MEASURED, PRECISIONS, TEXT_TASKS, Task, Work
 
 BATCHES = (1, 8, 32)
 LARGEST = "ViT-L-14"
@@ -16,6 +16,7 @@ WITH_TEXT_TOWERS = ("ViT-B-32", LARGEST)  # the others' text towers are one of t
 # Minutes a cell: the three fastest peers, and no interval worth the name.
 LARGEST_PEERS = ("openvino", "transformers", "torch_compile")
 LARGEST_PAIRS = 3
+TEXTS: dict[Task, int] = {"captions": 256, "prompts": 8000}
 GALLERY = 1_000_000
 CLASSES = 1000
 
@@ -50,13 +51,16 @@ def cells(task: Task, *, threads: int, once: bool) -> list[Cell]:
     """All cells of a task; `once`: the smallest that exercises the suite, on the demo model."""
     if once:
         small = Work(task, "fp32", 2, threads, gallery=64)
-        model = task in ("images", "texts", "model_load")
+        model = task in (*TEXT_TASKS, "images", "model_load")
         return [
             Cell(replace(small, model="demo", weights="demo", gallery=0) if model else small, "")
         ]
-    return list(
-        _scoring(task, threads) if task in ("similarity", "top_k") else _towers(task, threads)
-    )
+    if task in ("similarity", "top_k"):
+        return list(_scoring(task, threads))
+    if task in TEXTS:
+        work = Work(task, "bf16", TEXTS[task], threads, "ViT-B-32")
+        return [Cell(work, peer) for peer in peers_of(work)]
+    return list(_towers(task, threads))
 
 
 def _towers(task: Task, threads: int) -> Iterator[Cell]:

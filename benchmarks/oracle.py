@@ -10,7 +10,7 @@ import torch
 
 import clipfast
 from benchmarks import work as inputs
-from benchmarks.work import ORACLE_ROWS, Work
+from benchmarks.work import ORACLE_ROWS, TEXT_TASKS, Task, Work
 
 Array = np.ndarray[Any, Any]
 
@@ -32,16 +32,16 @@ def accuracy(work: Work, result: Array) -> dict[str, float]:
 def _truth(work: Work) -> Array:
     if work.task in ("similarity", "top_k"):
         return _scores(work.task, work.batch, work.gallery)
-    kind = "texts" if work.task == "texts" else "images"
+    kind = work.task if work.task in TEXT_TASKS else "images"
     count = ORACLE_ROWS if work.task == "model_load" else min(ORACLE_ROWS, work.batch)
     return _embeddings(work.weights, kind)[:count]
 
 
 @cache
-def _embeddings(weights: str, kind: str) -> Array:
+def _embeddings(weights: str, kind: Task) -> Array:
     model = clipfast.load(weights, precision="fp64", backend="reference")
-    if kind == "texts":
-        return model.encode_texts(inputs.texts(ORACLE_ROWS)).double().numpy()
+    if kind in TEXT_TASKS:
+        return model.encode_texts(inputs.texts(kind, ORACLE_ROWS)).double().numpy()
     pixels = inputs.pixels(ORACLE_ROWS, model.config.vision.image_size)
     return model.encode_images(pixels).double().numpy()
 

@@ -22,6 +22,8 @@ START, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 TITLES = {
     "images": "Images/s",
     "texts": "Texts/s",
+    "captions": "Texts/s, 256 captions of 8 to 20 tokens",
+    "prompts": "Texts/s, the 8,000 prompts of 100 ImageNet classes and 80 templates",
     "similarity": "Queries/s, probabilities of 1000 classes",
     "top_k": "Queries/s, the 10 nearest of 1,000,000 rows",
     "model_load": "Loads/s",

@@ -183,11 +183,17 @@ def test_overlap(benchmark, duel, weights):
     size = model.config.vision.image_size
     files = [encoded(photo(640, 427, seed)) for seed in range(8)] * (16 if benchmark.enabled else 1)
     pixels = np.stack([preprocess_image(data, CONFIG, size) for data in files])
+    decoding: list[float] = []
+    encoding: list[float] = []
 
     def one_after_the_other() -> None:
+        start = time.perf_counter()
         for batch in image_batches(files, CONFIG, size, batch_size=32):
             assert not batch.failures
+        decoded = time.perf_counter()
         model.encode_images(pixels, batch_size=32)
+        decoding.append(decoded - start)
+        encoding.append(time.perf_counter() - decoded)
 
     items = (len(files), len(files))
     duel(
@@ -196,6 +202,10 @@ def test_overlap(benchmark, duel, weights):
         one_after_the_other,
         items=items,
     )
+    benchmark.extra_info["alone"] = {
+        "decoded_per_second": len(files) / median(decoding),
+        "encoded_per_second": len(files) / median(encoding),
+    }
 
 
 def peer_tokenizer(peer: str) -> Callable[[list[str]], object]:
@@ -242,7 +252,7 @@ def fast_tokenizer() -> Callable[[list[str]], object]:
 @pytest.mark.benchmark(group="captions to packed ids, one thread")
 @pytest.mark.parametrize("peer", ["reference", "open_clip", "tokenizers", "instant_clip_tokenizer"])
 def test_captions(duel, peer):
-    captions = texts(CAPTIONS)
+    captions = texts("texts", CAPTIONS)
     few = captions[:200]
     tokenizer, theirs = load_tokenizer(), peer_tokenizer(peer)
     theirs(few)  # their word caches are warm too

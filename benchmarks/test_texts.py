@@ -8,6 +8,10 @@ import pytest
 import clipfast
 from benchmarks.intervals import paired_ratio
 from benchmarks.throughput import OUR_SECONDS, PAIRS
+from benchmarks.work import texts
+from clipfast.engine import TEXT_ROWS
+from clipfast.inputs import load_tokenizer
+from clipfast.inputs.packing import plan_texts
 
 pytestmark = pytest.mark.benchmark(timer=OUR_SECONDS)
 
@@ -31,6 +35,27 @@ PLACES = [
 
 def test_texts(throughput, cell):
     throughput(cell)
+
+
+def test_captions(throughput, cell, benchmark):
+    throughput(cell)
+    count_tokens(benchmark, cell)
+
+
+def test_prompts(throughput, cell, benchmark):
+    throughput(cell)
+    count_tokens(benchmark, cell)
+
+
+def count_tokens(benchmark, cell):
+    """What is encoded of what is given: the plan that `encode_texts` makes."""
+    packed = load_tokenizer().pack(texts(cell.work.task, cell.work.batch))
+    plan = plan_texts(packed, max_rows=TEXT_ROWS["cpu"])
+    padded = 77 * cell.work.batch
+    assert plan.rows <= plan.tokens <= padded
+    counts = {"padded": padded, "given": plan.tokens, "encoded": plan.rows}
+    print(f"{cell.name}: {counts}, {padded / plan.rows:.1f}x fewer than padded")
+    benchmark.extra_info["tokens"] = counts
 
 
 @pytest.mark.benchmark(timer=time.perf_counter, group="texts, tree over packed")

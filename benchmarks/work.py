@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,10 @@ from PIL import Image
 from clipfast.config import ARCHITECTURES, ModelConfig, ResNetConfig, VisionTransformerConfig
 from tests.weights import tiny, tiny_resnet
 
-Task = Literal["images", "texts", "similarity", "top_k", "model_load"]
+Task = Literal["images", "texts", "captions", "prompts", "similarity", "top_k", "model_load"]
+# texts: captions with a number each, none of them alike. captions: those of captions.txt, as web captions are.
+# prompts: what a zero-shot classifier of 100 ImageNet classes encodes, 80 templates a class.
+TEXT_TASKS: tuple[Task, ...] = ("texts", "captions", "prompts")
 
 MODELS: dict[str, ModelConfig] = {
     name: ARCHITECTURES[name].with_activation("quick_gelu")
@@ -70,7 +74,23 @@ def normalised(images: npt.NDArray[np.uint8], config: ModelConfig) -> npt.NDArra
     return (images.astype(np.float32) / 255 - mean) / std
 
 
-def texts(count: int) -> list[str]:
+def texts(task: Task, count: int) -> list[str]:
+    """The first `count` texts of a task."""
+    return _TEXTS[task](count)
+
+
+def _captions(count: int) -> list[str]:
+    return Path(__file__).with_name("captions.txt").read_text(encoding="utf-8").splitlines()[:count]
+
+
+def _prompts(count: int) -> list[str]:
+    from clipfast.templates import IMAGENET, IMAGENET_CLASSNAMES
+
+    names = IMAGENET_CLASSNAMES[: -(-count // len(IMAGENET))]
+    return [template.format(name) for name in names for template in IMAGENET][:count]
+
+
+def _numbered(count: int) -> list[str]:
     """Captions of the lengths that web captions have: 6 to 30 tokens, 13 on average."""
     subjects = ("a red bicycle", "two dogs", "an old lighthouse", "a bowl of soup", "a violinist")
     places = (
@@ -90,12 +110,15 @@ def texts(count: int) -> list[str]:
     ]
 
 
+_TEXTS = {"texts": _numbered, "captions": _captions, "prompts": _prompts}
+
+
 @cache
-def token_ids(count: int, context_length: int) -> npt.NDArray[np.int32]:
-    """(count, context_length): the captions as the reference pads them. Peers get them outside their time."""
+def token_ids(task: Task, count: int, context_length: int) -> npt.NDArray[np.int32]:
+    """(count, context_length): the texts as the reference pads them. Peers get them outside their time."""
     from clipfast.inputs import load_tokenizer
 
-    return load_tokenizer().tokenize(texts(count), context_length, truncate=False)
+    return load_tokenizer().tokenize(texts(task, count), context_length, truncate=False)
 
 
 def embeddings(count: int, seed: int) -> npt.NDArray[np.float32]:
@@ -113,9 +136,9 @@ def flops(work: Work) -> float | None:
     """
     if work.task == "images":
         return work.batch * vision_flops(MODELS[work.model])
-    if work.task == "texts":
+    if work.task in TEXT_TASKS:
         config = MODELS[work.model]
-        lengths = token_ids(work.batch, config.text.context_length).argmax(axis=1) + 1
+        lengths = token_ids(work.task, work.batch, config.text.context_length).argmax(axis=1) + 1
         t = config.text
         towers = (_transformer(int(n), t.width, t.layers, t.mlp_width) for n in lengths)
         return sum(towers) + 2.0 * work.batch * t.width * config.embed_dim

@@ -57,6 +57,12 @@ PEERS: dict[str, Peer] = {
         "benchmarks.peers.torch_compile", {"images": ("fp32", "bf16"), "texts": ("fp32", "bf16")}
     ),
     "torchao": Peer("benchmarks.peers.torchao", {"images": ("int8",), "texts": ("int8",)}),
+    "padded_texts": Peer(
+        "benchmarks.peers.padded_texts", {"captions": ("bf16",), "prompts": ("bf16",)}
+    ),
+    "sorted_texts": Peer(
+        "benchmarks.peers.sorted_texts", {"captions": ("bf16",), "prompts": ("bf16",)}
+    ),
     "faiss": Peer("benchmarks.peers.faiss", {"top_k": ("fp32",)}),
     "torch": Peer(
         "benchmarks.peers.torch", {"similarity": ("fp32", "bf16"), "top_k": ("fp32", "bf16")}

@@ -9,7 +9,7 @@ import torch
 import clipfast
 from benchmarks import work as inputs
 from benchmarks.peers import Prepared
-from benchmarks.work import Work
+from benchmarks.work import TEXT_TASKS, Work
 
 
 def requires(work: Work) -> tuple[str, ...]:
@@ -27,17 +27,19 @@ def prepare(work: Work, variant: str) -> Prepared:
     if work.task == "model_load":
         return _load(work)
     model = _model(work.weights, work.precision)
+    if work.task in TEXT_TASKS:
+        texts = inputs.texts(work.task, work.batch)
+        return Prepared(
+            lambda: model.encode_texts(texts),
+            work.batch,
+            lambda: model.encode_texts(texts).numpy(),
+        )
     pixels = inputs.pixels(work.batch, model.config.vision.image_size)
-    texts = inputs.texts(work.batch)
 
     def encode_images() -> torch.Tensor:
         return model.encode_images(pixels, batch_size=work.batch)
 
-    def encode_texts() -> torch.Tensor:
-        return model.encode_texts(texts)
-
-    call = encode_texts if work.task == "texts" else encode_images
-    return Prepared(call, work.batch, lambda: call().numpy())
+    return Prepared(encode_images, work.batch, lambda: encode_images().numpy())
 
 
 @cache

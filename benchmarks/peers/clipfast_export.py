@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks import work as inputs
 from benchmarks.peers import Prepared
 from benchmarks.peers.torch_onnx import open_session
-from benchmarks.work import Work
+from benchmarks.work import TEXT_TASKS, Work
 from clipfast.checkpoint import load_checkpoint
 from clipfast.config import ModelConfig
 
@@ -28,7 +28,7 @@ def prepare(work: Work, variant: str) -> Prepared:
     from clipfast.export.onnx import export_onnx
 
     checkpoint = load_checkpoint(work.weights)
-    tower = "text" if work.task == "texts" else "image"
+    tower = "text" if work.task in TEXT_TASKS else "image"
     with tempfile.TemporaryDirectory() as folder:
         export_onnx(checkpoint, folder, tower=tower, batch=(1, work.batch, work.batch))
         session = open_session(Path(folder) / f"{tower}.onnx", work.threads)
@@ -41,6 +41,6 @@ def prepare(work: Work, variant: str) -> Prepared:
 
 
 def _values(work: Work, config: ModelConfig) -> np.ndarray[Any, Any]:
-    if work.task == "texts":
-        return inputs.token_ids(work.batch, config.text.context_length)
+    if work.task in TEXT_TASKS:
+        return inputs.token_ids(work.task, work.batch, config.text.context_length)
     return inputs.pixels(work.batch, config.vision.image_size)

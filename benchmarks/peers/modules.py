@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from benchmarks import work as inputs
-from benchmarks.work import MODELS, Work, has_resnet
+from benchmarks.work import MODELS, TEXT_TASKS, Work, has_resnet
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}
 
@@ -46,7 +46,7 @@ class Text(torch.nn.Module):
 
 def tower(work: Work) -> torch.nn.Module:
     """The tower of the work's task, in float32, or bfloat16 where the work asks for it."""
-    if work.task == "texts":
+    if work.task in TEXT_TASKS:
         module: torch.nn.Module = Text(_transformers_tower(work, "text"))
     elif has_resnet(work):
         module = Vision(open_clip_model(work).visual)
@@ -58,8 +58,8 @@ def tower(work: Work) -> torch.nn.Module:
 def tower_inputs(work: Work, *, length: int | None = None) -> torch.Tensor:
     """Ready-made inputs of the work: normalised pixels in the tower's dtype, or ids cut to `length` tokens."""
     config = MODELS[work.model]
-    if work.task == "texts":
-        ids = inputs.token_ids(work.batch, config.text.context_length)
+    if work.task in TEXT_TASKS:
+        ids = inputs.token_ids(work.task, work.batch, config.text.context_length)
         return torch.from_numpy(ids[:, :length]).long()
     images = inputs.pixels(work.batch, config.vision.image_size)
     return torch.from_numpy(inputs.normalised(images, config)).to(DTYPES[work.precision])
@@ -67,7 +67,7 @@ def tower_inputs(work: Work, *, length: int | None = None) -> torch.Tensor:
 
 def longest(work: Work) -> int:
     """Tokens of the longest text of the batch: padding to it is exact for causal towers."""
-    ids = inputs.token_ids(work.batch, MODELS[work.model].text.context_length)
+    ids = inputs.token_ids(work.task, work.batch, MODELS[work.model].text.context_length)
     return int(ids.argmax(axis=1).max()) + 1
 
 

@@ -95,6 +95,26 @@ def test_peers_compute_what_we_compute(name, task, precision, model, weights):
         assert cosine >= BENCHMARK_COSINE[precision]
 
 
+TEXT_CASES = [
+    pytest.param(name, variant, marks=pytest.mark.slow)
+    for name in ("padded_texts", "sorted_texts")
+    for variant in import_module(PEERS[name].module).variants(Work("captions", "bf16", 0, 1))
+]
+
+
+@pytest.mark.parametrize(("name", "variant"), TEXT_CASES)
+def test_every_way_of_padding_computes_what_we_compute(name, variant, weights):
+    """In this process, one variant at a time: a contestant keeps the fastest alone."""
+    work = Work("captions", "bf16", 32, 1, "tiny", weights("tiny"))
+    missing = [p for p in ("openvino", "transformers") if find_spec(p) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    prepared = import_module(PEERS[name].module).prepare(work, variant)
+    prepared.call()
+    assert prepared.items == 32
+    assert accuracy(work, prepared.result())["cosine"] >= BENCHMARK_COSINE["bf16"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["transformers", "open_clip"])
 def test_peers_load_what_we_load(name, weights):

@@ -18,7 +18,7 @@ def test_vision_flops_are_the_published(model):
 def test_text_flops_count_tokens_without_padding():
     """5.96 GFLOP at 77 tokens of width 512 (open_clip); ours have 6 to 30, and attention's part shrinks with them."""
     one = Work("texts", "fp32", 1, 2, "ViT-B-32")
-    tokens = int(work.token_ids(1, 77).argmax()) + 1
+    tokens = int(work.token_ids("texts", 1, 77).argmax()) + 1
     got = flops(one)
     assert got is not None
     assert got / 1e9 == pytest.approx(5.96 * tokens / 77, rel=0.03)
@@ -36,7 +36,7 @@ def test_search_flops_and_bytes():
 
 def test_an_image_is_the_same_in_every_batch():
     np.testing.assert_array_equal(work.pixels(4, 32)[:2], work.pixels(2, 32))
-    assert work.texts(4)[:2] == work.texts(2)
+    assert work.texts("texts", 4)[:2] == work.texts("texts", 2)
 
 
 def test_normalised_pixels():
