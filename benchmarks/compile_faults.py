@@ -14,6 +14,7 @@ from benchmarks.compiled import Compiled, compile_calls, inspect_ptx
 from clipfast.kernels import configs
 from clipfast.kernels.configs import Hardware, Tile
 from clipfast.kernels.linear import linear
+from clipfast.kernels.linear_fp8 import linear_fp8
 
 LAYER = "linear ViT-L-14 c_fc 65792x4096x1024 silu bfloat16"
 HARDWARE = {80: Hardware(80, 108), 90: Hardware(90, 132)}
@@ -50,12 +51,25 @@ def _without_waits() -> list[str]:
     return gates(cases(90)[LAYER], inspect_ptx(replace(sound, ptx=broken)))
 
 
-def _misaligned(architecture: int) -> list[str]:
-    """Rows of 1023 elements, which no 16-byte load can carry."""
-    x, weight = meta(4096, 1023), meta(1024, 1023)
+def _misaligned(architecture: int, depth: int) -> list[str]:
+    """Rows of a length that no 16-byte load can carry."""
+    x, weight = meta(4096, depth), meta(1024, depth)
     hardware = HARDWARE[architecture]
     return _judged(
         Case(lambda: linear(x, weight, None, hardware=hardware), "warpgroup"), architecture
+    )
+
+
+def _misaligned_fp8() -> list[str]:
+    fp8, fp32 = torch.float8_e4m3fn, torch.float32
+    x, weight = meta(4096, 1028, dtype=fp8), meta(1024, 1028, dtype=fp8)
+    scales = meta(4096, 1, dtype=fp32), meta(1024, dtype=fp32)
+    return _judged(
+        Case(
+            lambda: linear_fp8(x, scales[0], weight, scales[1], None, hardware=HARDWARE[90]),
+            "warpgroup",
+        ),
+        90,
     )
 
 
@@ -82,8 +96,12 @@ FAULTS = {
         lambda: _with_tile(90, Tile(64, 64, 64, 2, 3, 64)), "expected wgmma"
     ),
     "a product on CUDA cores": Fault(_on_cuda_cores, "matrix instructions none; expected mma.sync"),
-    "rows without alignment, 80": Fault(lambda: _misaligned(80), "no load of 16 bytes"),
-    "rows without alignment, 90": Fault(lambda: _misaligned(90), "tiles do not travel by TMA"),
+    "rows without alignment, 80": Fault(lambda: _misaligned(80, 1023), "no load of 16 bytes"),
+    "rows of whole words, 80": Fault(lambda: _misaligned(80, 1022), "copies of 4 bytes"),
+    "rows without alignment, 90": Fault(
+        lambda: _misaligned(90, 1023), "tiles do not travel by TMA"
+    ),
+    "fp8 rows without alignment, 90": Fault(_misaligned_fp8, "tiles do not travel by TMA"),
     "wgmma without its waits": Fault(_without_waits, "C7517"),
     "one register over the budget": Fault(_over_budget, "registers; the budget is"),
 }

@@ -30,6 +30,8 @@ ARCHITECTURES = (80, 89, 90, 100, 120)
 BUDGET_FILE = Path(__file__).parent / "compile_budgets.json"
 # Kernels of rows, without a product of matrices.
 ROW_KERNELS = {"_layer_norm_kernel", "_attention_pool_kernel", "_softmax_kernel"}
+# Kernels whose tiles the tensor memory accelerator carries, where there is one.
+TILED_KERNELS = {"_linear_kernel", "_linear_fp8_kernel"}
 _WARPGROUP = {80: "mma.sync", 89: "mma.sync", 90: "wgmma", 100: "tcgen05", 120: "mma.sync"}
 
 Found = dict[str, tuple[Case, Compiled]]
@@ -66,7 +68,7 @@ def _narrow_loads(case: Case, compiled: Compiled) -> list[str]:
     if compiled.kernel in ROW_KERNELS:
         wide += copies["ld 16"]
     faults = [] if wide else ["no load of 16 bytes and no TMA"]
-    if compiled.kernel == "_linear_kernel" and case.product and compiled.architecture >= 90:
+    if compiled.kernel in TILED_KERNELS and case.product and compiled.architecture >= 90:
         faults += [] if copies["tma"] and copies["tma_store"] else ["tiles do not travel by TMA"]
     if copies["cp.async 4"]:
         faults.append(f"{copies['cp.async 4']} copies of 4 bytes")

@@ -19,10 +19,10 @@ from unittest import mock
 
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 # Multiprocessors of a product of each architecture: A100, L40S, H100, B200, RTX PRO 6000.
 MULTIPROCESSORS = {80: 108, 89: 142, 90: 132, 100: 148, 120: 188}
 # Shared memory a program may use, bytes.
@@ -130,7 +130,6 @@ def inspect_ptx(compiled: Compiled) -> Compiled:
 
 def _assemble(ptx: str, architecture: int) -> str:
     """The log of the assembler that Triton uses for this architecture, with the flags that Triton gives it."""
-    tool = TOOLS / ("ptxas-blackwell" if architecture >= 100 else "ptxas")
     suffix = "a" if architecture >= 90 else ""
     flags = ["-v", "--warn-on-spills", f"--gpu-name=sm_{architecture}{suffix}"]
     if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7):
@@ -138,7 +137,13 @@ def _assemble(ptx: str, architecture: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(ptx)
-        command = [str(tool), *flags, str(source), "-o", str(source.with_suffix(".cubin"))]
+        command = [
+            get_ptxas(architecture).path,
+            *flags,
+            str(source),
+            "-o",
+            str(source.with_suffix(".cubin")),
+        ]
         return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 

@@ -62,6 +62,18 @@ class Context:
         return {"ms": _short(median), "p20": _short(low), "p80": _short(high), "n": len(times)}
 
 
+def measure_ceilings(context: Context) -> dict[str, float]:
+    """What torch's own matrix product and copy reach here: operations and bytes a second; NaN in a rehearsal."""
+    if context.rehearsal:
+        return {"flops": float("nan"), "bytes": float("nan")}
+    a, b = (torch.randn(8192, 8192, device=context.device, dtype=torch.bfloat16) for _ in range(2))
+    product = context.milliseconds(lambda: a @ b, seconds=1.0)["ms"] / 1e3
+    source = torch.empty(1 << 30, dtype=torch.int8, device=context.device)
+    target = torch.empty_like(source)
+    copy = context.milliseconds(lambda: target.copy_(source), seconds=0.5)["ms"] / 1e3
+    return {"flops": 2 * 8192**3 / product, "bytes": 2 * (1 << 30) / copy}
+
+
 def _short(value: float) -> float:
     return float(f"{value:.4g}")
 

@@ -114,6 +114,15 @@ LINEAR: dict[tuple[int, int], tuple[Tile, ...]] = {
         for family in FAMILIES
     },
 }
+# ---- linear_fp8: family -> tile ----------------------------------------------------------------------------------
+# k = 128 is the group of a scale. A group's products and the sum of groups are two accumulators: half of linear's tile.
+LINEAR_FP8: dict[int, Tile] = {
+    80: Tile(64, 128, 128, 8, 3, 64),  # as 89: only Triton's interpreter multiplies fp8 here
+    89: Tile(64, 128, 128, 8, 3, 64),  # 3 buffers x 24 KB of 99 KB
+    90: Tile(128, 128, 128, 8, 4, 64),  # 4 buffers x 32 KB of 227 KB, 2 x 64 accumulators a thread
+    100: Tile(128, 128, 128, 8, 4, 64),  # as 90; a group's products come out of tensor memory
+    120: Tile(64, 128, 128, 8, 3, 64),  # as 89, y's and the residual's slices beside them
+}
 # Tiles of one band of 8 tile rows run together, so that their weights are read from L2.
 GROUP_M = 8
 

@@ -56,7 +56,7 @@ def tile_position(tile, tiles_m, tiles_n, GROUP_M: tl.constexpr):
 
 
 @triton.jit
-def _finish(
+def finish(
     acc, y, residual, bias_ptr, stride_y, stride_residual, M, N, row, column,
     ACTIVATION: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SLICE_N: tl.constexpr,
@@ -65,10 +65,10 @@ def _finish(
     if BLOCK_N > SLICE_N:
         HALF: tl.constexpr = BLOCK_N // 2
         left, right = acc.reshape(BLOCK_M, 2, HALF).permute(0, 2, 1).split()
-        squares = _finish(
+        squares = finish(
             left, y, residual, bias_ptr, stride_y, stride_residual, M, N, row, column,
             ACTIVATION, DESCRIPTORS, BLOCK_M, HALF, SLICE_N,
-        ) + _finish(
+        ) + finish(
             right, y, residual, bias_ptr, stride_y, stride_residual, M, N, row, column + HALF,
             ACTIVATION, DESCRIPTORS, BLOCK_M, HALF, SLICE_N,
         )  # fmt: skip
@@ -140,7 +140,7 @@ def _linear_kernel(
                 other=0.0,
             )
             acc *= tl.rsqrt(tl.sum(squares, axis=1) / K + eps)[:, None]
-        squares_of_rows = _finish(
+        squares_of_rows = finish(
             acc, y, residual, bias_ptr, stride_y, stride_residual, M, N, row, column,
             ACTIVATION, DESCRIPTORS, BLOCK_M, BLOCK_N, SLICE_N,
         )  # fmt: skip
@@ -236,7 +236,7 @@ def _launch(
             (tile.m, tile.k),
             (tile.n, tile.k),
         )
-        matrices = tuple(map(_described, matrices, (out_block, x_block, weight_block, out_block)))
+        matrices = tuple(map(described, matrices, (out_block, x_block, weight_block, out_block)))
     y_tiles, x_tiles, weight_tiles, residual_tiles = matrices
     _linear_kernel[(programs,)](
         y_tiles, squares, x_tiles, weight_tiles, bias, residual_tiles, row_scale, row_squares,
@@ -248,7 +248,7 @@ def _launch(
     )  # fmt: skip
 
 
-def _described(matrix: torch.Tensor | None, block: tuple[int, int]) -> TensorDescriptor | None:
+def described(matrix: torch.Tensor | None, block: tuple[int, int]) -> TensorDescriptor | None:
     """The matrix as TMA sees it, in blocks."""
     return None if matrix is None else TensorDescriptor.from_tensor(matrix, list(block))
 

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from benchmarks.gpu_context import Context, Row
+from benchmarks.gpu_context import Context, Row, measure_ceilings
 from clipfast.backends import reference
 from clipfast.config import ARCHITECTURES, VisionTransformerConfig
 from clipfast.kernels.attention import attention
 from clipfast.kernels.attention_pool import attention_pool
+from clipfast.kernels.configs import hardware_of
 from clipfast.kernels.layer_norm import layer_norm
 from clipfast.kernels.linear import linear
+from clipfast.kernels.linear_fp8 import FP8, linear_fp8, unsupported_reason
 from clipfast.kernels.patch_embed import patch_embed
 from clipfast.kernels.similarity import log_sum_exp, similarity
 from clipfast.kernels.top_k import top_k
@@ -40,23 +42,18 @@ class Cell:
     bytes: float
 
 
-def run(context: Context) -> list[Row]:
+def run(context: Context) -> Iterator[Row]:
     """A row for each cell that time allows, after the device's own ceilings."""
-    if context.rehearsal:
-        rows: list[Row] = []
-        ceilings = {"flops": float("nan"), "bytes": float("nan")}
-    else:
-        ceilings = _ceilings(context)
-        rows = [
-            {"name": "torch.matmul 8192^3 bf16", "TFLOPS": round(ceilings["flops"] / 1e12)},
-            {"name": "copy of 1 GiB", "GBps": round(ceilings["bytes"] / 1e9)},
-        ]
+    ceilings: dict[str, float] = {}
+    if not context.rehearsal:
+        ceilings = measure_ceilings(context)
+        yield {"name": "torch.matmul 8192^3 bf16", "TFLOPS": round(ceilings["flops"] / 1e12)}
+        yield {"name": "copy of 1 GiB", "GBps": round(ceilings["bytes"] / 1e9)}
     for cell in _cells(context):
         if context.seconds_left() < 60 and not context.rehearsal:
-            rows.append({"name": cell.name, "outcome": "not reached"})
-            continue
-        rows.append(_measure(cell, context, ceilings))
-    return rows
+            yield {"name": cell.name, "outcome": "not reached"}
+        else:
+            yield _measure(cell, context, ceilings)
 
 
 def _measure(cell: Cell, context: Context, ceilings: dict[str, float]) -> Row:
@@ -87,16 +84,6 @@ def _measure(cell: Cell, context: Context, ceilings: dict[str, float]) -> Row:
     return row
 
 
-def _ceilings(context: Context) -> dict[str, float]:
-    """What torch's own matrix product and copy reach here: operations and bytes a second."""
-    a, b = (torch.randn(8192, 8192, device=context.device, dtype=torch.bfloat16) for _ in range(2))
-    product = context.milliseconds(lambda: a @ b, seconds=1.0)["ms"] / 1e3
-    source = torch.empty(1 << 30, dtype=torch.int8, device=context.device)
-    target = torch.empty_like(source)
-    copy = context.milliseconds(lambda: target.copy_(source), seconds=0.5)["ms"] / 1e3
-    return {"flops": 2 * 8192**3 / product, "bytes": 2 * (1 << 30) / copy}
-
-
 def _cells(context: Context) -> Iterator[Cell]:
     for name in TOWERS[:1] if context.rehearsal else TOWERS:
         vision = ARCHITECTURES[name].vision
@@ -104,7 +91,29 @@ def _cells(context: Context) -> Iterator[Cell]:
         images = 1 if context.rehearsal else 64
         yield from _layers(f"{name} B {images}", images * vision.tokens, vision, context)
         yield from _attentions(f"{name} B {images}", images, vision, context)
+    yield from _fp8(context)
     yield from _gallery(context)
+
+
+def _fp8(context: Context) -> Iterator[Cell]:
+    """The second product of a block on fp8, scales of 128 columns, beside torch's bf16 of the same numbers."""
+    if not context.rehearsal and unsupported_reason(hardware_of(context.device).architecture):
+        return
+    rows, columns, depth = (20, 64, 256) if context.rehearsal else (16_448, 1024, 4096)
+    x, weight = (_tensor(context, n, depth).to(FP8) for n in (rows, columns))
+    scales = torch.rand(rows, depth // 128, device=context.device)
+    weight_scale = torch.rand(columns, device=context.device) / depth**0.5
+    wide_x = x.float() * scales.repeat_interleave(128, dim=1)
+    wide_weight = weight.float() * weight_scale[:, None]
+    plain_x, plain_weight = wide_x.to(context.dtype), wide_weight.to(context.dtype)
+    yield Cell(
+        f"linear_fp8 {rows}x{columns}x{depth}",
+        lambda: linear_fp8(x, scales, weight, weight_scale, None, dtype=context.dtype)[0],
+        lambda: plain_x @ plain_weight.T,
+        lambda: wide_x[:CHECKED].double() @ wide_weight.double().T,
+        2 * rows * columns * depth,
+        x.nbytes + weight.nbytes + 2 * rows * columns,
+    )
 
 
 def _tensor(context: Context, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:

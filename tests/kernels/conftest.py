@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ KERNELS = (
     "attention_pool",
     "layer_norm",
     "linear",
+    "linear_fp8",
     "patch_embed",
     "similarity",
     "top_k",
@@ -61,6 +62,19 @@ def hardware(request: pytest.FixtureRequest, device: torch.device) -> Hardware:
     return Hardware(
         max(request.param, real) if ON_GPU and request.param == 90 else request.param, 3
     )
+
+
+@pytest.fixture(autouse=True)
+def unwritten_outputs_are_nan() -> Iterator[None]:
+    """torch.empty is filled with NaN, or the largest integer, so that a hole in an output cannot look right."""
+    asked = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(asked[0], warn_only=asked[1])
 
 
 @pytest.fixture(autouse=True)

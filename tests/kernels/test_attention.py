@@ -103,6 +103,24 @@ def test_writes_its_output_and_nothing_else(
     assert torch.equal(out, attention(qkv, HEADS, length=19, hardware=hardware))
 
 
+def test_packed_texts_and_trees_write_their_output_and_nothing_else(
+    operands: Operands, device: torch.device
+) -> None:
+    runs = tree(device)
+    qkv = strided(operands(69, 3 * HEADS * 72, dtype=FP16))
+    canary = Canary((69, HEADS * 72), FP16, device)
+    which = {"cu_seqlens": runs.cu_queries, "causal": True}
+    out = attention(qkv, HEADS, **which, out=canary.out)
+    canary.assert_alive()
+    assert torch.equal(out, attention(qkv, HEADS, **which))
+    canary = Canary((69, HEADS * 72), FP16, device)
+    parts = (runs.cu_queries, runs.cu_keys, runs.key_rows)
+    out = tree_attention(qkv, HEADS, *parts, out=canary.out)
+    canary.assert_alive()
+    exact = reference_tree(qkv.double(), HEADS, runs)
+    assert_parity(out, exact, reference_tree(qkv, HEADS, runs))
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "packed"])
 def test_a_sequence_does_not_see_its_neighbours(operands: Operands, packed: bool) -> None:
     """Not even neighbours of NaN."""

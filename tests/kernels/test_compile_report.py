@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from clipfast.kernels import attention, attention_pool, cosines, layer_norm, linear, patch_embed
+from benchmarks.compile_faults import FAULTS
+from clipfast.kernels import (
+    attention,
+    attention_pool,
+    cosines,
+    layer_norm,
+    linear,
+    linear_fp8,
+    patch_embed,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +49,7 @@ def test_every_gate_sees_its_seeded_fault() -> None:
     said = report("--faults")
     assert said.returncode == 0, said.stdout + said.stderr
     assert "NOT SEEN" not in said.stdout
-    assert said.stdout.count("\n") == 8
+    assert said.stdout.count("\n") == len(FAULTS)
 
 
 def test_budgets_hold_every_architecture_and_a_reason_for_what_was_loosened() -> None:
@@ -54,7 +63,7 @@ def test_budgets_hold_every_architecture_and_a_reason_for_what_was_loosened() ->
 
 
 @pytest.mark.parametrize(
-    "module", [attention, attention_pool, cosines, layer_norm, linear, patch_embed]
+    "module", [attention, attention_pool, cosines, layer_norm, linear, linear_fp8, patch_embed]
 )
 def test_headers_declare_products_and_loads(module: object) -> None:
     header = " ".join(str(module.__doc__).split())

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from itertools import islice
+
 import pytest
 import torch
 
+from benchmarks.gpu_context import Context
+from benchmarks.tune import attention_candidates, linear_candidates, timed
 from clipfast.kernels import configs
 from clipfast.kernels.configs import FAMILIES, Hardware, attention_tile, linear_tile
 
@@ -54,3 +59,17 @@ def test_the_work_decides_the_tile() -> None:
 
 def test_tensors_on_the_cpu_have_the_interpreters_hardware() -> None:
     assert configs.hardware_of(torch.device("cpu")) == configs.INTERPRETER
+
+
+def test_tuning_tries_tiles_and_leaves_the_tables_alone(device: torch.device) -> None:
+    context = Context(device, time.monotonic() + 60)
+    before = dict(configs.LINEAR), dict(configs.ATTENTION)
+    dense = islice(attention_candidates(1, 20, 1, 32, context), 3)
+    measured, refused = timed(dense, context)
+    assert [name.split("(")[0] for _, name in measured] == ["AttentionTile"] * 3
+    assert refused == []
+    products = list(linear_candidates(8, 8, 32, context))
+    assert len({name for name, _, _ in products}) == len(products) > 50
+    measured, _ = timed(iter(products[:2]), context)
+    assert len(measured) == 2
+    assert before == (configs.LINEAR, configs.ATTENTION)

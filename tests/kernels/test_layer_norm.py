@@ -9,6 +9,7 @@ from clipfast.backends.reference import layer_norm as reference
 from clipfast.errors import ConfigurationError
 from clipfast.kernels.layer_norm import MAX_WIDTH, layer_norm
 from tests.kernels.parity import DTYPES, Canary, Operands, assert_parity, strided
+from tests.tolerances import FP8_HALF_STEP
 
 
 @pytest.mark.parametrize("width", [1, 7, 512, 768, 1280, 1664, 2048], ids="D{}".format)
@@ -50,7 +51,7 @@ def test_writes_its_output_and_nothing_else(operands: Operands, device: torch.de
 
 
 @pytest.mark.parametrize(
-    ("dtype", "half_step"), [(torch.int8, 0.5 / 127), (torch.float8_e4m3fn, 2**-4)], ids=str
+    ("dtype", "half_step"), [(torch.int8, 0.5 / 127), (torch.float8_e4m3fn, FP8_HALF_STEP)], ids=str
 )
 def test_quantises_each_row_to_its_own_scale(
     operands: Operands, dtype: torch.dtype, half_step: float
