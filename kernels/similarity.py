@@ -6,7 +6,8 @@
 queries: (M, E), keys: (N, E), fp16 | bf16 | fp32; logits, p, rows, columns in fp32.
 One program = BLOCK_M queries and a slice of the gallery with a running (peak, total); slices are merged in fixed order.
 Peaks are cosines (negated when the scale is negative): the scale multiplies differences, not roundings.
-log_sum_exp never writes scores (columns go through (M / BLOCK_M, N) partials); similarity writes them where p belongs.
+log_sum_exp never writes scores: columns go through partials, one row of N a tile, COLUMN_TILES tiles of queries at a
+time. similarity writes its scores where p belongs.
 Bound by reading the gallery: bytes = N E itemsize for every BLOCK_M queries. MMA and loads: see cosines.py.
 Source: Radford et al. 2021, arXiv:2103.00020, figure 3; Milakov and Gimelshein 2018, arXiv:1805.02867.
 """
@@ -22,6 +23,8 @@ from clipfast.kernels.cosines import check_pair, cosine_block, inverse_norms, sl
 from clipfast.kernels.operands import flat_output, row_stride, unsupported_dtype
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+# Rows of partial sums over columns at a time: 256 bytes a key, whatever the number of queries.
+COLUMN_TILES = 64
 BELOW_ALL = tl.constexpr(
     -4.0
 )  # below every cosine, and finite: with a scale of 0 an infinity would give NaN
@@ -153,12 +156,16 @@ def log_sum_exp(
     if not rows or not columns:
         empty = [torch.full((n,), -torch.inf, device=queries.device) for n in (rows, columns)]
         return empty[0], empty[1]
-    tile = SCAN[queries.dtype.itemsize * 8]
-    partials = torch.empty(
-        triton.cdiv(rows, tile.m), columns, dtype=torch.float32, device=queries.device
-    )
-    peaks, totals = _scan(queries, keys, scale, None, partials, hardware)
-    return (peaks * abs(scale) + totals.log()).logsumexp(dim=1), partials.logsumexp(dim=0)
+    height = SCAN[queries.dtype.itemsize * 8].m
+    of_rows, of_columns = [], []
+    for some in queries.split(height * COLUMN_TILES):
+        partials = torch.empty(
+            triton.cdiv(len(some), height), columns, dtype=torch.float32, device=queries.device
+        )
+        peaks, totals = _scan(some, keys, scale, None, partials, hardware)
+        of_rows.append((peaks * abs(scale) + totals.log()).logsumexp(dim=1))
+        of_columns.append(partials.logsumexp(dim=0))
+    return torch.cat(of_rows), torch.stack(of_columns).logsumexp(dim=0)
 
 
 def _scan(

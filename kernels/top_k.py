@@ -1,6 +1,6 @@
 """The k largest cosines of each query over a gallery, without the M x N scores.
 
-    scores, indices = top k over keys of cosine(query, key); ties go to the lower index
+    scores, indices = top k over keys of cosine(query, key); ties go to the lower index, NaN ranks last
 
 queries: (M, E), gallery: (N, E), fp16 | bf16 | fp32; scores fp32, indices int64.
 A score and its index are one 64-bit key, ordered as the result is: high word the score's bits, low 2^31 - 1 - index.
@@ -24,6 +24,9 @@ from clipfast.kernels.operands import unsupported_dtype
 MAX_KEPT = 128
 LAST_INDEX = tl.constexpr(0x7FFFFFFF)
 LOWEST_KEY = tl.constexpr(-(2**63))
+INFINITY_BITS = tl.constexpr(0x7F800000)
+# The bits of a negative NaN, ordered: below minus infinity, so that rows of NaN and infinities never match.
+NOT_A_NUMBER = tl.constexpr(-0x7FC00001)
 
 
 @triton.jit
@@ -51,6 +54,7 @@ def _top_k_kernel(
         )  # fmt: skip
         bits = tl.where(scores == 0.0, 0.0, scores).to(tl.int32, bitcast=True)
         ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+        ordered = tl.where(ordered > INFINITY_BITS, NOT_A_NUMBER, ordered)
         columns = start + tl.arange(0, BLOCK_N)
         low_word = -(first + columns) + LAST_INDEX
         keys = (ordered.to(tl.int64) << 32) | low_word[None, :]
@@ -76,7 +80,7 @@ def _top_k_kernel(
 def top_k(
     queries: torch.Tensor, gallery: torch.Tensor, k: int, *, hardware: Hardware | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k largest cosines of each query over the gallery; ties go to the lower index.
+    """The k largest cosines of each query over the gallery; ties go to the lower index, NaN ranks last.
 
     Args:
         queries: (M, E). gallery: (N, E), same dtype, N < 2^31. Their rows need not be normalised.

@@ -39,6 +39,19 @@ def test_log_sum_exp(operands: Operands, sizes: tuple[int, int, int], dtype: tor
     assert_parity(of_columns, exact[1], plain[1])
 
 
+def test_columns_of_many_queries_are_summed_in_pieces(
+    operands: Operands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipfast.kernels.similarity.COLUMN_TILES", 1)
+    queries, gallery = operands(150, 32), operands(70, 32)
+    exact = reference.log_sum_exp(queries.double(), gallery.double(), 100.0)
+    plain = reference.log_sum_exp(queries, gallery, 100.0)
+    for part, truth, of_torch in zip(
+        log_sum_exp(queries, gallery, 100.0), exact, plain, strict=True
+    ):
+        assert_parity(part, truth, of_torch)
+
+
 @pytest.mark.parametrize("k", [1, 10])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_top_k(operands: Operands, k: int, dtype: torch.dtype) -> None:
@@ -75,6 +88,33 @@ def test_rows_of_zeros_have_cosine_zero(operands: Operands) -> None:
     scores, _ = top_k(queries, gallery, 5)
     assert scores[1].tolist() == [0.0] * 5
     assert torch.allclose(similarity(queries, gallery, 100.0)[1], torch.full((5,), 0.2).to(queries))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_failed_rows_never_match(operands: Operands) -> None:
+    """Rows of NaN and rows with an infinity: their cosines are NaN and rank below every number."""
+    queries, gallery = operands(3, 32), operands(300, 32)
+    gallery[[0, 200]] = torch.nan
+    gallery[7, 5] = torch.inf
+    gallery[9, 5] = -torch.inf
+    queries[1] = torch.nan
+    scores, indices = top_k(queries, gallery, 300)
+    exact, exact_indices = reference.top_k(queries.double(), gallery.double(), 300)
+    assert torch.equal(indices, exact_indices)
+    assert indices[0, -4:].tolist() == [0, 7, 9, 200]
+    assert torch.equal(scores.isnan(), exact.isnan())
+    assert scores[1].isnan().all()
+    assert_parity(scores[[0, 2], :296], exact[[0, 2], :296], exact[[0, 2], :296].float())
+
+
+def test_failed_rows_spoil_only_what_they_enter(operands: Operands) -> None:
+    queries, gallery = operands(70, 32), operands(40, 32)
+    queries[66] = torch.nan
+    rows, columns = log_sum_exp(queries, gallery, 100.0)
+    assert rows.isnan().nonzero().tolist() == [[66]]
+    assert columns.isnan().all()
+    p = similarity(queries, gallery, 100.0)
+    assert p.isnan().any(1).nonzero().tolist() == [[66]]
 
 
 def test_a_large_scale_does_not_underflow(operands: Operands) -> None:
