@@ -2,10 +2,11 @@
 
 make gpu OUT=dir [ONLY=section]      under nine minutes, nothing downloaded, results in dir/gpu.json
 
-The system's Python is used as it is; clipfast is built once for the device's architecture. Sections run in order, and
-the file is written as each one ends, so that a run cut short keeps what it has. What the machine refuses (a sanitizer,
-a counter) is "not available here"; what time did not allow is "not reached". Without a GPU nothing is measured and no
-file is written; --rehearse runs every section on the CPU on tiny shapes, in Triton's interpreter, and has no figures.
+The system's Python is used as it is; clipfast is built once for the device's architecture. Sections run in order, each
+in a process of its own, so that a kernel that brings the device down costs one section; the file is written as each one
+ends, and a run cut short keeps what it has. What the machine refuses (a sanitizer, a counter) is "not available here";
+what time did not allow is "not reached". Without a GPU nothing is measured and no file is written; --rehearse runs
+every section on the CPU on tiny shapes, in Triton's interpreter, and has no figures.
 """
 
 from __future__ import annotations
@@ -16,21 +17,25 @@ import os
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu_context import Context, Row
+from benchmarks.gpu_context import Row
 from benchmarks.machine import commit_info, machine_info
 
 ROOT = Path(__file__).parents[1]
-# Modules of benchmarks.gpu_sections, each with `run(context) -> rows`; a kernel's section comes before the towers'.
-SECTIONS = ("parity", "kernels", "towers")
+# Modules of benchmarks.gpu_sections; a kernel's section comes before the towers'.
+SECTIONS = ("parity", "cuda_parity", "kernels", "cuda_kernels", "towers")
 MINUTES = 8.5
+Results = dict[str, dict[str, Any]]
+
+
+def build_name(major: int, minor: int) -> str:
+    """What CLIPFAST_CUDA_ARCHS calls a device: from 9.0 on, the name that has its own instructions."""
+    return f"{major}{minor}" + ("a" if major >= 9 else "")
 
 
 def install(architecture: str) -> Row:
@@ -52,33 +57,53 @@ def install(architecture: str) -> Row:
     return row
 
 
+def run_section(command: list[str], rows: Path, seconds: float) -> dict[str, Any]:
+    """A section in a process of its own: the rows that it has written count, however it ends.
+
+    command: writes a row of JSON a line to `rows`. seconds: it is stopped after these.
+    """
+    entry: dict[str, Any] = {"rows": [], "ok": False, "seconds": 0.0}
+    if seconds <= 0:
+        return {**entry, "said": "not reached"}
+    rows.unlink(missing_ok=True)
+    started = time.monotonic()
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, timeout=seconds, stderr=subprocess.PIPE, text=True, check=False
+        )
+        entry["ok"] = done.returncode == 0
+        if done.returncode:
+            said = done.stderr.strip() or f"it ended with status {done.returncode}"
+            entry["said"] = said[-4000:]
+    except subprocess.TimeoutExpired:
+        entry["said"] = f"stopped after {seconds:.0f} s"
+    entry["seconds"] = round(time.monotonic() - started, 1)
+    if rows.exists():
+        # A process that was stopped may leave half a line.
+        lines = rows.read_text().splitlines(keepends=True)
+        entry["rows"] = [json.loads(line) for line in lines if line.endswith("\n")]
+        rows.unlink()
+    entry["ok"] = entry["ok"] and all(row.get("ok", True) for row in entry["rows"])
+    return entry
+
+
 def run_sections(
-    sections: dict[str, Callable[[Context], list[Row]]],
-    context: Context,
-    flush: Callable[[dict[str, Any]], None],
-) -> dict[str, Any]:
-    """Runs the sections in order, flushing after each; one that raises is recorded with its traceback."""
-    results: dict[str, Any] = {}
-    for name, run in sections.items():
-        started = time.monotonic()
+    commands: dict[str, list[str]], out: Path, deadline: float, flush: Callable[[Results], None]
+) -> Results:
+    """Runs the sections in order, flushing after each; what goes wrong in one does not touch the next."""
+    results: Results = {}
+    for name, command in commands.items():
         print(f"--- {name}", flush=True)
-        entry: dict[str, Any] = {"rows": [], "ok": False}
-        if context.seconds_left() <= 0:
-            entry["said"] = "not reached"
-        else:
-            try:
-                entry["rows"] = run(context)
-                entry["ok"] = all(row.get("ok", True) for row in entry["rows"])
-            except (RuntimeError, ValueError, AssertionError, OSError, TypeError, KeyError):
-                entry["said"] = traceback.format_exc()[-4000:]
-                print(entry["said"], flush=True)
-        entry["seconds"] = round(time.monotonic() - started, 1)
-        results[name] = entry
+        left = deadline - time.monotonic()
+        rows = out / f"{name}.rows"
+        results[name] = run_section(
+            [*command, "--rows", str(rows), "--seconds", str(left)], rows, left
+        )
         flush(results)
     return results
 
 
-def table(results: dict[str, Any]) -> str:
+def table(results: Results) -> str:
     """A short table: what failed, and every timed row."""
     lines = []
     for section, entry in results.items():
@@ -103,11 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 4
     if options.rehearse:
         os.environ["TRITON_INTERPRET"] = "1"
-    # What kernels are compared with must be float32 where it says so.
-    torch.backends.cudnn.allow_tf32 = False
     started = time.monotonic()
-    device = torch.device("cpu" if options.rehearse else "cuda")
-    context = Context(device, deadline=started + MINUTES * 60)
     header: dict[str, Any] = {"machine": machine_info(), "commit": commit_info()}
     header["rehearsal"] = options.rehearse
     header["versions"] = {"torch": torch.__version__, "triton": _triton_version()}
@@ -115,16 +136,19 @@ def main(arguments: list[str] | None = None) -> int:
         capability = torch.cuda.get_device_capability()
         header["device"] = torch.cuda.get_device_name()
         header["cuda"] = torch.version.cuda
-        header["install"] = install(f"{capability[0]}{capability[1]}")
+        header["install"] = install(build_name(*capability))
     options.out.mkdir(parents=True, exist_ok=True)
 
-    def flush(results: dict[str, Any]) -> None:
+    def flush(results: Results) -> None:
         whole = {**header, "seconds": round(time.monotonic() - started, 1), "sections": results}
         (options.out / "gpu.json").write_text(json.dumps(whole, indent=1) + "\n")
 
     names = [options.only] if options.only else SECTIONS
-    runs = {name: import_module(f"benchmarks.gpu_sections.{name}").run for name in names}
-    results = run_sections(runs, context, flush)
+    command = [sys.executable, "-m", "benchmarks.gpu_section"]
+    commands = {
+        name: [*command, name, *(["--rehearse"] if options.rehearse else [])] for name in names
+    }
+    results = run_sections(commands, options.out, started + MINUTES * 60, flush)
     print(table(results))
     built = header.get("install", {}).get("ok", True)
     return 0 if built and all(entry["ok"] for entry in results.values()) else 1

@@ -1,4 +1,4 @@
-"""The sections of `make gpu`: modules with `run(context) -> rows`.
+"""The sections of `make gpu`: modules with `run(context) -> rows`, which may yield them one by one.
 
 A row is a dictionary with a name; "ok": False makes the run fail, "said" is a program's words, everything else is
 printed in the table. A section asks `context.seconds_left()` before each cell and says "not reached" for what it leaves

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import SECTIONS, run_sections, table
+from benchmarks.gpu import SECTIONS, build_name, run_section, run_sections, table
 from benchmarks.gpu_context import Context, run_tool
 
 ROOT = Path(__file__).parents[2]
@@ -21,34 +21,59 @@ def context(seconds: float = 60.0) -> Context:
     return Context(torch.device("cpu"), time.monotonic() + seconds)
 
 
-def breaks(_context: Context) -> list[dict[str, object]]:
-    raise RuntimeError("an illegal memory access was encountered")
+def section(*rows: dict[str, object], then: str = "") -> list[str]:
+    """A section's command: writes these rows where it is told, then does something else."""
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    program = f"import os, sys, time; open(sys.argv[2], 'w').write({lines!r}); {then}"
+    return [sys.executable, "-c", program]
 
 
-def test_sections_run_in_order_and_are_flushed_as_they_end() -> None:
+def test_sections_run_in_order_and_are_flushed_as_they_end(tmp_path: Path) -> None:
     flushed: list[list[str]] = []
     sections = {
-        "first": lambda _: [{"name": "a", "ms": 1.5}],
-        "broken": breaks,
-        "wrong": lambda _: [{"name": "b", "ok": False}],
-        "last": lambda _: [],
+        "first": section({"name": "a", "ms": 1.5}),
+        "broken": section({"name": "b"}, then="raise RuntimeError('an illegal memory access')"),
+        "killed": section({"name": "c"}, then="os.abort()"),
+        "wrong": section({"name": "d", "ok": False}),
+        "last": section(),
     }
-    results = run_sections(sections, context(), lambda so_far: flushed.append(list(so_far)))
-    assert flushed == [list(sections)[: count + 1] for count in range(4)]
-    assert [entry["ok"] for entry in results.values()] == [True, False, False, True]
+    deadline = time.monotonic() + 60
+    results = run_sections(
+        sections, tmp_path, deadline, lambda so_far: flushed.append(list(so_far))
+    )
+    assert flushed == [list(sections)[: count + 1] for count in range(5)]
+    assert [entry["ok"] for entry in results.values()] == [True, False, False, False, True]
     assert "illegal memory access" in results["broken"]["said"]
+    assert [row["name"] for row in results["killed"]["rows"]] == ["c"]
     printed = table(results)
     assert "broken: FAILED" in printed
     assert "RuntimeError: an illegal memory access" in printed
-    assert "FAILED b" in printed
+    assert "FAILED d" in printed
     assert "a: ms 1.5" in printed
     json.dumps(results)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_what_time_does_not_allow_is_not_reached() -> None:
-    results = run_sections({"late": breaks}, context(seconds=-1.0), lambda _: None)
-    assert results["late"]["said"] == "not reached"
-    assert not results["late"]["ok"]
+def test_what_time_does_not_allow_is_not_reached(tmp_path: Path) -> None:
+    entry = run_sections({"late": section()}, tmp_path, time.monotonic() - 1, lambda _: None)
+    assert entry["late"]["said"] == "not reached"
+    assert not entry["late"]["ok"]
+
+
+def test_a_section_past_its_time_is_stopped_and_keeps_whole_rows(tmp_path: Path) -> None:
+    cut = "file = open(sys.argv[2], 'a'); file.write('{\\'name'); file.flush(); time.sleep(60)"
+    command = [*section({"name": "a"}, then=cut), "--rows", str(tmp_path / "rows")]
+    entry = run_section(command, tmp_path / "rows", 1.0)
+    assert entry["rows"] == [{"name": "a"}]
+    assert entry["said"] == "stopped after 1 s"
+    assert not entry["ok"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "name"), [((8, 0), "80"), ((8, 9), "89"), ((9, 0), "90a"), ((12, 0), "120a")]
+)
+def test_a_device_is_built_for_by_its_full_name(capability: tuple[int, int], name: str) -> None:
+    assert build_name(*capability) == name
 
 
 def test_a_rehearsal_has_no_figures() -> None:
