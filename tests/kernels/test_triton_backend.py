@@ -10,7 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import clipfast
+from clipfast import scoring
 from clipfast.backends import select_ops, triton
+from clipfast.checkpoint import load_checkpoint
+from clipfast.demo.samples import draw_samples
 from clipfast.model import encode_resnet, encode_text, encode_vision, vision_tokens
 from clipfast.ops import OPERATIONS
 from tests.kernels.parity import Operands
@@ -72,6 +76,19 @@ def test_text_tower(device: torch.device, dtype: torch.dtype, layout: type) -> N
     assert_same_directions(towers, kernels, exact)
 
 
+@pytest.mark.slow
+def test_demo_weights(device: torch.device) -> None:
+    checkpoint = load_checkpoint("demo")
+    towers = Towers(checkpoint.config, device, torch.float32, checkpoint.tensors)
+    drawn = torch.from_numpy(np.stack([np.asarray(s.image) for s in draw_samples()[:1]]))
+    size = checkpoint.config.vision.image_size
+    check_vision(towers, drawn[:, :size, :size].permute(0, 3, 1, 2))
+    text = towers.config.text
+    assert_same_directions(
+        towers, *towers.both(lambda p, ops, on: encode_text(p.text, text, ops, packed(TEXTS, on)))
+    )
+
+
 def test_hidden_states(operands: Operands, device: torch.device) -> None:
     towers = Towers(tiny(), device, torch.float32)
     pixels, vision = operands.bytes(1, 3, 64, 64), towers.config.vision
@@ -97,6 +114,22 @@ def test_row_statistics_behind_the_contract(operands: Operands, device: torch.de
     y, r = ops.layer_norm(x, None, None, 1e-5, residual[:, :64])
     assert torch.allclose(r, x + residual[:, :64])
     assert y.dtype == torch.float32
+
+
+@pytest.mark.parametrize("pairs", [1, 70, 130])
+def test_contrastive_loss_is_the_mean_cross_entropy(
+    operands: Operands, device: torch.device, monkeypatch: pytest.MonkeyPatch, pairs: int
+) -> None:
+    ops = select_ops("triton", device=device, dtype=torch.float32)
+    monkeypatch.setattr(scoring, "_ops", lambda *_: ops)
+    images = operands(pairs, 64)
+    texts = images + operands(pairs, 64)
+    logits = 30 * F.normalize(images.double()) @ F.normalize(texts.double()).T
+    target = torch.arange(pairs, device=device)
+    truth = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)).item() / 2
+    loss = clipfast.contrastive_loss(images, texts, 30.0)
+    print(f"error of the loss: {abs(loss - truth):.1e}")
+    assert loss == pytest.approx(truth, abs=1e-5)
 
 
 def test_says_what_it_runs_and_what_it_borrows(device: torch.device) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -19,10 +19,16 @@ Texts = list[list[int]]
 
 
 class Towers:
-    """One random model: on the triton backend in dtype on the device, and in float64 on the CPU."""
+    """One model: on the triton backend in dtype on the device, and in float64 on the CPU. Random without weights."""
 
-    def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
-        weights = random_weights(config, seed=3)
+    def __init__(
+        self,
+        config: ModelConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        weights: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        weights = random_weights(config, seed=3) if weights is None else weights
         self.config = config
         self.dtype = dtype
         self._device = device
