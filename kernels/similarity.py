@@ -86,9 +86,13 @@ def _scan_kernel(
 @triton.jit
 def _softmax_kernel(
     p_ptr, peaks_ptr, totals_ptr, stride_p, scale, slices, N,
-    SLICES: tl.constexpr, BLOCK_N: tl.constexpr,
+    SLICES: tl.constexpr, BLOCK_N: tl.constexpr, GRAIN: tl.constexpr,
 ):  # fmt: skip
-    """The softmax of one row's block of scores, in place, from the peaks and totals of all slices."""
+    """The softmax of one row's block of scores, in place, from the peaks and totals of all slices.
+
+    stride_p and N are counted in GRAIN elements, so that the compiler knows how wide an access may be."""
+    stride_p *= GRAIN
+    N *= GRAIN
     sharpness = tl.abs(scale) * LOG2_E
     blocks = tl.cdiv(N, BLOCK_N)
     row = (tl.program_id(0) // blocks).to(tl.int64)
@@ -129,9 +133,10 @@ def similarity(
     if rows and columns:
         peaks, totals = _scan(queries, keys, scale, p, None, hardware)
         slices = peaks.shape[1]
+        grain = 4 if columns % 4 == 0 and p.stride(0) % 4 == 0 else 1  # 16 bytes
         _softmax_kernel[(rows * triton.cdiv(columns, SOFTMAX_KEYS),)](
-            p, peaks, totals, p.stride(0), float(scale), slices, columns,
-            SLICES=triton.next_power_of_2(slices), BLOCK_N=SOFTMAX_KEYS,
+            p, peaks, totals, p.stride(0) // grain, float(scale), slices, columns // grain,
+            SLICES=triton.next_power_of_2(slices), BLOCK_N=SOFTMAX_KEYS, GRAIN=grain,
             num_warps=SOFTMAX_WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     return p

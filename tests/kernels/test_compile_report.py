@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.compile_cases import cases
 from benchmarks.compile_faults import FAULTS
 from clipfast.kernels import (
     attention,
@@ -60,6 +61,13 @@ def test_budgets_hold_every_architecture_and_a_reason_for_what_was_loosened() ->
         for figures in kernels.values():
             assert set(figures) - {"reason"} == {"registers", "shared"}
             assert figures.get("reason", "a reason").strip()
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_only_patches_of_14_pixels_may_load_less_than_16_bytes(architecture: int) -> None:
+    narrow = [name for name, case in cases(architecture).items() if case.narrow]
+    assert len(narrow) > 3
+    assert all(name.startswith("patch_embed") and "P 14" in name for name in narrow)
 
 
 @pytest.mark.parametrize(
