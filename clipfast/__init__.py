@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clipfast import export, inputs, templates
+    from clipfast import bulk, export, inputs, templates
     from clipfast.api import Model, load
     from clipfast.checkpoint import available_models
     from clipfast.default_model import encode_images, encode_texts, set_default_model
@@ -47,7 +47,7 @@ _HOME = {
     "top_k": "scoring",
     "ZeroShotClassifier": "zero_shot",
 }
-_ROOMS = ("export", "inputs", "templates")
+_ROOMS = ("bulk", "export", "inputs", "templates")
 
 __all__ = [
     "CheckpointError",
@@ -59,6 +59,7 @@ __all__ = [
     "UnsupportedError",
     "ZeroShotClassifier",
     "available_models",
+    "bulk",
     "contrastive_loss",
     "encode_images",
     "encode_texts",

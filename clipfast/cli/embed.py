@@ -1,148 +1,141 @@
-"""clipfast embed: image embeddings as one shard of clip-retrieval's layout, which autofaiss reads.
+"""clipfast embed: millions of images to embeddings on disk, resumable at any moment.
 
-OUT/img_emb/img_emb_00000.npy          (N, E) float16, unit rows, C order
-OUT/metadata/metadata_00000.parquet    column image_path; row k belongs to row k of the embeddings
-OUT/errors/errors_00000.parquet        columns image_path, code, message: what could not be encoded, when any was
+    clipfast embed photos/ "shards/{00000..00099}.tar" -o embeddings --model ViT-B/32
 
-A failed image is in the errors only, so that no index ever holds a row that means nothing.
+Running the same command again makes only what is missing. See `clipfast.bulk` for the files it writes.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from clipfast.cli.model_options import add_model_options, load_model, positive
+from clipfast import environment
+from clipfast.cli.model_options import add_model_options, load_arguments, load_model, positive
 from clipfast.cli.outcome import Exit, require
 from clipfast.cli.output import print_json
-from clipfast.errors import ClipfastError, InputError
 
 if TYPE_CHECKING:
-    from clipfast.ops import Tensor
-
-_TYPES = "avif bmp gif jpeg jpg pbm pgm png pnm ppm tif tiff webp"
-SUFFIXES = frozenset(f".{name}" for name in _TYPES.split())
-SHARD = "00000"
+    from clipfast.bulk import Progress, Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "inputs", nargs="+", type=Path, metavar="INPUT", help="image files, and folders to search"
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="folders, image files, lists of paths (.txt, .jsonl, - for stdin), webdataset tars, parquet files; "
+        "brace patterns like {00..99} too",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder")
+    parser.add_argument(
+        "--embed", default="images", choices=("images", "texts", "both"), help="texts: the captions"
+    )
     parser.add_argument("--batch-size", type=positive, metavar="B")
+    parser.add_argument("--shard-size", type=positive, metavar="N", help="items a file (50000)")
+    parser.add_argument(
+        "--format", default="clip-retrieval", choices=("clip-retrieval", "npy", "parquet")
+    )
+    parser.add_argument("--image-column", metavar="C", help="of parquet files: bytes or paths")
+    parser.add_argument("--caption-column", metavar="C", help="of parquet files")
+    parser.add_argument("--overwrite", action="store_true", help="replace what OUT holds")
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="try the items in errors/ again"
+    )
+    parser.add_argument("--num-workers", type=positive, metavar="N", help="decoding threads")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.add_argument("--log-json", action="store_true", help="progress as JSON lines on stderr")
+    many = parser.add_argument_group(
+        "several processes",
+        "default: what SLURM_PROCID and SLURM_NTASKS, or RANK and WORLD_SIZE, say",
+    )
+    many.add_argument("--num-shards", type=positive, metavar="N", help="processes of the job")
+    many.add_argument("--shard-index", type=int, metavar="I", help="which one this is, from 0")
+    many.add_argument("--ray", action="store_true", help="run on a Ray cluster")
+    many.add_argument("--ray-actors", type=positive, metavar="N", help="encoders (1)")
     add_model_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Encode, write, print a summary. ITEM_ERRORS when some image could not be encoded."""
-    require("pyarrow", extra="bulk", purpose="embed's metadata")
-    images = list(find_images(options.inputs))
-    if not images:
-        wanted = ", ".join(sorted(SUFFIXES))
-        raise ClipfastError(
-            f"no image was found; expected files, or folders holding any of {wanted}"
-        )
-    model = load_model(options)
-    embeddings = model.encode_images(
-        [str(image) for image in images],
-        batch_size=options.batch_size,
-        errors="null",
-        progress=sys.stderr.isatty(),
-    )
-    failures = list(model.last_errors)
-    write_shard(options.output, images, embeddings, failures)
-    for failure in failures:
-        image = images[failure.index or 0]
-        print(f"{image}: {failure.code}: {failure.message}", file=sys.stderr)
-    summary = {
-        "output": str(options.output),
-        "model": model.config.name,
-        "precision": model.precision,
-        "images": len(images) - len(failures),
-        "errors": len(failures),
-        "width": embeddings.shape[1],
-    }
-    if options.json:
-        print_json(summary)
-    else:
-        print("{images} embeddings of width {width} in {output}, {errors} errors".format(**summary))
-    return Exit.ITEM_ERRORS if failures else Exit.OK
+    """Embed what is missing; the summary is printed also when a signal ends it.
 
-
-def find_images(inputs: Sequence[Path]) -> Iterator[Path]:
-    """Files as they are, and the image files of each folder, in name order; links to folders are not followed.
-
-    Raises:
-        FileNotFoundError: an input does not exist.
+    Returns: ITEM_ERRORS when some items could not be embedded, now or in an earlier run.
     """
-    for path in inputs:
-        if not path.is_dir():
-            path.stat()
-            yield path
-            continue
-        for folder, folders, names in os.walk(path):
-            folders.sort()
-            yield from (
-                Path(folder, name)
-                for name in sorted(names)
-                if os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122  (a Path a file costs more)
-            )
+    if options.format != "npy" or any(path.endswith(".parquet") for path in options.inputs):
+        require("pyarrow", extra="bulk", purpose="embed's metadata")
+    if options.ray:
+        require("ray", extra="ray", purpose="embed --ray")
+    from clipfast.bulk import Progress
 
-
-def write_shard(
-    output: Path, images: Sequence[Path], embeddings: Tensor, failures: Sequence[InputError]
-) -> None:
-    """The three files; each appears under its name only when it is complete.
-
-    Args:
-        embeddings: (N, E), a row per image, NaN where it failed.
-        failures: with the index of their image.
-    """
-    import numpy as np
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    failed = {failure.index for failure in failures}
-    kept = [index for index in range(len(images)) if index not in failed]
-    rows = embeddings[kept].cpu().numpy().astype(np.float16)
-    paths = pa.table({"image_path": [str(images[index]) for index in kept]})
-    errors = pa.table(
-        {
-            "image_path": [str(images[failure.index or 0]) for failure in failures],
-            "code": [failure.code for failure in failures],
-            "message": [failure.message for failure in failures],
-        }
-    )
-    _write(output / f"img_emb/img_emb_{SHARD}.npy", lambda path: _save_rows(path, rows))
-    _write(
-        output / f"metadata/metadata_{SHARD}.parquet",
-        lambda path: parquet.write_table(paths, path),
-    )
-    errors_file = output / f"errors/errors_{SHARD}.parquet"
-    if failures:
-        _write(errors_file, lambda path: parquet.write_table(errors, path))
-    else:
-        errors_file.unlink(missing_ok=True)
-
-
-def _save_rows(path: Path, rows: object) -> None:
-    import numpy as np
-
-    with path.open("wb") as file:
-        np.save(file, rows)  # type: ignore[arg-type]
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    settings = _settings(options)
+    progress = Progress(sys.stderr, log_json=options.log_json)
     try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        code = _embed(options, settings, progress)
+    except (KeyboardInterrupt, SystemExit):
+        summary = progress.as_dict()
+        left = summary["planned_items"] - summary["skipped_items"] - summary["rows"]
+        progress.say(
+            "interrupted", f"interrupted with about {left:,} items to do; run it again to go on"
+        )
+        _print_summary(summary, options.json)
+        raise
+    _print_summary(progress.as_dict(), options.json)
+    return code
+
+
+def _embed(options: argparse.Namespace, settings: Settings, progress: Progress) -> int:
+    if options.ray:
+        from clipfast.ray import embed_inputs
+
+        summary = embed_inputs(
+            load_arguments(options), options.inputs, options.output, settings, progress,
+            actors=options.ray_actors or 1,
+        )  # fmt: skip
+    else:
+        from clipfast.bulk import embed
+
+        summary = embed(
+            lambda: load_model(options), options.inputs, options.output, settings, progress
+        )
+    return Exit.ITEM_ERRORS if summary.failed else Exit.OK
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from clipfast.bulk import Settings
+
+    index, number = environment.process_of_job() or (0, 1)
+    if options.num_shards is not None:
+        index, number = options.shard_index or 0, options.num_shards
+    elif options.shard_index is not None:
+        index = options.shard_index
+    return Settings(
+        modalities=("images", "texts") if options.embed == "both" else (options.embed,),
+        batch_size=options.batch_size,
+        shard_size=options.shard_size,
+        format=options.format,
+        overwrite=options.overwrite,
+        retry_failed=options.retry_failed,
+        num_shards=number,
+        shard_index=index,
+        image_column=options.image_column,
+        caption_column=options.caption_column,
+        num_workers=options.num_workers,
+    )
+
+
+def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(summary)
+        return
+    errors = ", ".join(f"{count} {code}" for code, count in summary["errors"].items())
+    counted = f"{sum(summary['errors'].values())} errors" + (f": {errors}" if errors else "")
+    print(
+        "{rows} embeddings in {output} ({skipped_items} items were done before), "
+        "{items_per_second:.1f} items/s, {bottleneck}-bound; ".format(**summary)
+        + counted
+        if summary["items"]
+        else "nothing was left to do in {output}: {skipped_items} items, {skipped_errors} errors".format(
+            **summary
+        )
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipfast import environment
 
@@ -43,15 +43,14 @@ def load_model(options: argparse.Namespace) -> Model:
     """
     import clipfast
 
-    return clipfast.load(
-        model_name(options),
-        device=options.device,
-        precision=options.precision,
-        backend=options.backend,
-        architecture=options.architecture,
-        activation=options.activation,
-        threads=options.threads,
-    )
+    arguments = load_arguments(options)
+    return clipfast.load(arguments.pop("source"), **arguments)
+
+
+def load_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options say, as arguments of `clipfast.load`."""
+    names = ("device", "precision", "backend", "architecture", "activation", "threads")
+    return {"source": model_name(options)} | {name: getattr(options, name) for name in names}
 
 
 def model_name(options: argparse.Namespace) -> str:

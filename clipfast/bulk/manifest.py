@@ -1,0 +1,40 @@
+"""manifest.json: the whole output at a glance. It says nothing that the markers do not, so anyone may rewrite it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from clipfast.bulk.durable import write_file
+from clipfast.bulk.job import Job
+from clipfast.bulk.marker import read_markers
+
+NAME = "manifest.json"
+
+
+def write_manifest(folder: Path, job: Job) -> dict[str, Any]:
+    """Gather the markers of the job's shards, and write what they say.
+
+    Returns: {"job", "complete", "items", "rows", "errors" by code, "shards": [{"shard", "rows", "files"}]}.
+    """
+    markers = [marker for marker in read_markers(folder) if marker.job == job.digest]
+    errors: Counter[str] = Counter()
+    for marker in markers:
+        errors.update(marker.errors)
+    manifest = {
+        "job": asdict(job),
+        "complete": len(markers) == job.shards,
+        "items": sum(marker.stop - marker.start for marker in markers),
+        "rows": sum(marker.rows for marker in markers),
+        "errors": dict(sorted(errors.items())),
+        "shards": [
+            {"shard": marker.shard, "rows": marker.rows, "files": sorted(marker.files)}
+            for marker in markers
+        ],
+    }
+    text = json.dumps(manifest, indent=1)
+    write_file(folder / NAME, lambda file: file.write(text.encode()))
+    return manifest
