@@ -182,9 +182,23 @@ class Graph:
 
     # ---- the end ---------------------------------------------------------------------------------------------
 
+    def describe(self) -> str:
+        """One sentence for whoever opens the file: what goes in and what comes out."""
+        ends = (
+            ", ".join(f"{value.name} {_shape(value)}" for value in values)
+            for values in (self.inputs, self.outputs)
+        )
+        return f"{self.name}: {' -> '.join(ends)}, rows of unit length"
+
     def to_proto(self, tensors: Sequence[TensorProto]) -> GraphProto:
         """The graph with these initializers (`onnx_file` decides where their bytes are)."""
         return helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, list(tensors))
+
+
+def _shape(value: ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    sizes = ", ".join(str(size.dim_param or size.dim_value) for size in tensor.shape.dim)
+    return f"({sizes}) {TensorProto.DataType.Name(tensor.elem_type).lower()}"
 
 
 def _check_fits_float16(name: str, tensor: Tensor) -> None:

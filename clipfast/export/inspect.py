@@ -6,11 +6,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import onnx
-from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from clipfast.errors import CheckpointError, OperatorError
+from clipfast.errors import OperatorError
+from clipfast.export.onnx_file import read_graph
 from clipfast.export.operators import find_violations
 from clipfast.runtimes.metadata import own_properties
 
@@ -21,10 +20,7 @@ def describe_onnx(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is no ONNX file.
     """
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except DecodeError:
-        raise CheckpointError(f"{path}: not an ONNX file") from None
+    model = read_graph(path)
     graph = model.graph
     return {
         "file": str(path),

@@ -23,9 +23,9 @@ import torch
 
 from clipfast.checkpoint import Checkpoint
 from clipfast.checkpoint.folds import fold
-from clipfast.errors import ConfigurationError, OperatorError
+from clipfast.errors import ConfigurationError, OperatorError, UnsupportedError
 from clipfast.export.graph import Graph
-from clipfast.export.onnx_file import opset_for, write_onnx
+from clipfast.export.onnx_file import opset_for, read_graph, write_onnx
 from clipfast.export.operators import check_operators
 from clipfast.export.options import ExportOptions, ExportReport, TowerChoice, TowerExport
 from clipfast.export.parity import GATES, Parity, batches_to_check, measure, reference_rows
@@ -34,6 +34,7 @@ from clipfast.export.samples import Samples, packaged_samples, read_samples
 from clipfast.export.smooth import smooth
 from clipfast.export.towers import author_tower
 from clipfast.export.widen import write_float32_twin
+from clipfast.inputs.tokenizer_file import holds_clip_vocabulary
 from clipfast.parameters import Parameters
 from clipfast.runtimes.metadata import (
     BatchRange,
@@ -79,12 +80,14 @@ def export_onnx(
     Raises:
         ConfigurationError: an argument is not as described, or a file exists and not `force`.
         OperatorError: TensorRT could not run the graph. ParityError: the gate is not met. Nothing is written then.
-        DependencyError: ONNX Runtime is missing. UnsupportedError: a weight does not fit float16.
+        DependencyError: ONNX Runtime is missing. UnsupportedError: a weight does not fit float16, or texts have
+        another vocabulary than CLIP's.
     """
     options = ExportOptions(tower, dtype, input, batch, target, layer_norm_fp32)
     samples = packaged_samples() if calibration is None else read_samples(Path(calibration))
     folder = Path(directory)
     _refuse_to_overwrite(folder, options, force)
+    _refuse_another_vocabulary(checkpoint, options)
     parameters = fold(checkpoint.tensors, checkpoint.config, torch.float32)
     exporter = _Exporter(checkpoint, parameters, options, samples)
     with _staging(folder) as staged:
@@ -95,6 +98,15 @@ def export_onnx(
         (staged / REPORT).write_text(json.dumps(report.to_dict(), indent=2) + "\n")
     _remove_what_it_replaced(folder, towers)
     return report
+
+
+def _refuse_another_vocabulary(checkpoint: Checkpoint, options: ExportOptions) -> None:
+    file = checkpoint.tokenizer_file
+    if file is not None and "text" in options.towers and not holds_clip_vocabulary(file):
+        raise UnsupportedError(
+            f"{file}: not CLIP's vocabulary, with which an exported text tower is used; export tower='image', and "
+            "encode texts with the weights themselves"
+        )
 
 
 def _remove_what_it_replaced(folder: Path, towers: tuple[TowerExport, ...]) -> None:
@@ -222,7 +234,7 @@ def check_graph(path: Path) -> None:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise OperatorError(f"{path.name}: not valid ONNX: {error}") from None
-    check_operators(onnx.load(str(path), load_external_data=False), path.name)
+    check_operators(read_graph(path), path.name)
 
 
 @contextmanager

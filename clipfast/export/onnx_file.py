@@ -1,13 +1,16 @@
-"""Writes a graph as an ONNX file: weights inside it, or beside it in one data file when they are large."""
+"""ONNX files: a graph written, its weights inside it or beside it in one data file when they are large; and read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+import onnx
 import torch
+from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper
 
+from clipfast.errors import CheckpointError
 from clipfast.export.graph import ELEMENT_TYPES, Graph, Initializer
 
 IR_VERSION = 10
@@ -16,6 +19,18 @@ _INLINE_BYTES = (
     1024  # smaller tensors stay inside: shapes and axes must be readable without the data file
 )
 _ALIGNMENT = 4096  # of each tensor in the data file, so that a runtime can map it
+
+
+def read_graph(path: Path) -> ModelProto:
+    """The model without what lies in its data file.
+
+    Raises:
+        CheckpointError: it is no ONNX file.
+    """
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except DecodeError:
+        raise CheckpointError(f"{path}: not an ONNX file") from None
 
 
 def opset_for(dtype: torch.dtype) -> int:
@@ -49,6 +64,7 @@ def make_model(
         ir_version=IR_VERSION,
         producer_name="clipfast",
         producer_version=version,
+        doc_string=graph.describe(),
     )
     helper.set_model_props(model, dict(properties))
     return model

@@ -143,6 +143,8 @@ def _one_output(node: NodeProto, tensors: _Tensors) -> Iterator[str]:
 
 def _attention(node: NodeProto, tensors: _Tensors) -> Iterator[str]:
     yield from _one_output(node, tensors)
+    if tensors.types.get(node.input[0]) == TensorProto.FLOAT:
+        yield "float32 has no fused kernel, and ONNX cannot allow TensorRT to take it apart"
     if len([name for name in node.input[4:] if name]):
         yield "past keys and values are not imported"
     refused = {"softcap", "softmax_precision", "qk_matmul_output_mode"}

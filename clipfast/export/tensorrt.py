@@ -11,7 +11,9 @@ import hashlib
 import logging
 import platform
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +22,7 @@ import torch
 
 from clipfast.errors import BuildError, ConfigurationError, OperatorError, UnsupportedError
 from clipfast.export.engine_parity import compare_engine
+from clipfast.export.onnx_file import read_graph
 from clipfast.export.operators import check_operators
 from clipfast.export.parity import Parity
 from clipfast.runtimes.metadata import TowerMetadata
@@ -116,44 +119,53 @@ def build_engine(
         DependencyError: TensorRT or a GPU is missing. OperatorError: the graph has nodes TensorRT cannot run.
         BuildError: TensorRT refused, with its words. ParityError: the engine computes something else.
         ConfigurationError: a setting is out of range, or the engine exists and not `force`.
+        CheckpointError: `onnx_file` is not ONNX, or not an export of clipfast.
     """
     source = Path(onnx_file).resolve()
     engine = source.with_suffix(".engine") if engine_file is None else Path(engine_file)
     if engine.exists() and not force:
         raise ConfigurationError(f"{engine} exists already; pass force (--force) to replace it")
-    model = onnx.load(str(source), load_external_data=False)
+    model = read_graph(source)
     described = _describe(model, source)
     check_operators(model, source.name)
-    start = time.perf_counter()
     profiles = settings.profiles or (described.batch,)
     if torch.cuda.is_available():
         torch.cuda.set_device(device)
-    plan, layers = _build(source, described, profiles, settings, _cache_path(timing_cache))
+    start = time.perf_counter()
+    cache = None if timing_cache is None else Path(timing_cache)
+    plan, layers = _build(source, described, profiles, settings, cache)
     seconds = round(time.perf_counter() - start, 2)
-    partial = engine.with_name(engine.name + ".partial")
-    try:
-        partial.write_bytes(plan)
-        sidecar = _sidecar(source, described, plan, profiles, settings, device)
-        sidecar.write(partial)
-        parity = None
-        if verify:
-            parity = compare_engine(partial, source, device, calibration)
-            parity.require("the engine was not written")
-        EngineSidecar(**{**vars(sidecar), "parity": parity and parity.to_dict()}).write(engine)
-        partial.replace(engine)
-    finally:
-        partial.unlink(missing_ok=True)
-        sidecar_path(partial).unlink(missing_ok=True)
+    sidecar = _sidecar(source, described, plan, profiles, settings, device)
+    compare = partial(compare_engine, onnx_file=source, device=device, calibration=calibration)
+    parity = _write(engine, plan, sidecar, compare if verify else None)
     version, name = sidecar.tensorrt_version, sidecar.device
     return EngineReport(str(engine), len(plan), layers, profiles, version, name, seconds, parity)
 
 
+def _write(
+    engine: Path, plan: bytes, sidecar: EngineSidecar, compare: Callable[[Path], Parity] | None
+) -> Parity | None:
+    """The plan and its sidecar under their names, once the engine has been run and compared."""
+    engine.parent.mkdir(parents=True, exist_ok=True)
+    unverified = engine.with_name(engine.name + ".partial")
+    parity = None
+    try:
+        unverified.write_bytes(plan)
+        sidecar.write(unverified)
+        if compare is not None:
+            parity = compare(unverified)
+            parity.require("the engine was not written")
+            sidecar = replace(sidecar, parity=parity.to_dict())
+        sidecar.write(engine)
+        unverified.replace(engine)
+    finally:
+        unverified.unlink(missing_ok=True)
+        sidecar_path(unverified).unlink(missing_ok=True)
+    return parity
+
+
 def _describe(model: onnx.ModelProto, path: Path) -> TowerMetadata:
     return TowerMetadata.from_properties({p.key: p.value for p in model.metadata_props}, path)
-
-
-def _cache_path(timing_cache: str | Path | None) -> Path | None:
-    return None if timing_cache is None else Path(timing_cache)
 
 
 def _build(
@@ -182,6 +194,7 @@ def _build(
     if plan is None:
         raise BuildError(f"{source.name}: TensorRT built no engine: {log.tail()}")
     if timings is not None and cache is not None:
+        cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_bytes(bytes(config.get_timing_cache().serialize()))
     return bytes(plan), network.num_layers
 

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import onnx
-
 from clipfast.errors import CheckpointError, ConfigurationError, UnsupportedError
+from clipfast.export.onnx_file import read_graph
 from clipfast.runtimes.metadata import TOWERS, TowerMetadata
 from clipfast.runtimes.plan import Profile, read_sidecar
 
@@ -77,15 +76,20 @@ def write_triton_repository(
             f"{' and '.join(present)} exist already; pass force (--force) to replace"
         )
     for model, target in zip(models, targets, strict=True):
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "1").mkdir(parents=True)
-        for source, file_name in model.files.items():
-            shutil.copyfile(source, partial / "1" / file_name)
-        (partial / "config.pbtxt").write_text(_config(model, target.name, queue_delay_us))
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        _write(model, target, queue_delay_us)
     return targets
+
+
+def _write(model: _Model, target: Path, queue_delay_us: int) -> None:
+    """One model's folder, complete before it has its name."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "1").mkdir(parents=True)
+    for source, name in model.files.items():
+        shutil.copyfile(source, partial / "1" / name)
+    (partial / "config.pbtxt").write_text(_config(model, target.name, queue_delay_us))
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
 
 
 def _find(directory: Path, tower: str, runtime: Runtime) -> Iterator[_Model]:
@@ -102,7 +106,7 @@ def _find(directory: Path, tower: str, runtime: Runtime) -> Iterator[_Model]:
             )
         yield _Model(sidecar.metadata(engine), "tensorrt", {engine: "model.plan"}, sidecar.profiles)
     elif runtime != "tensorrt" and graph.exists():
-        model = onnx.load(str(graph), load_external_data=False)
+        model = read_graph(graph)
         properties = {entry.key: entry.value for entry in model.metadata_props}
         files = {graph: "model.onnx"}
         data = graph.with_name(graph.name + ".data")

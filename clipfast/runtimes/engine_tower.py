@@ -130,9 +130,13 @@ class EngineTower:
 
     def _capture(self, slot: _Slot) -> torch.cuda.CUDAGraph | None:
         graph = torch.cuda.CUDAGraph()
-        # Other threads may allocate meanwhile: their calls are no part of the capture, and must not end it.
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            captured = slot.context.execute_async_v3(self._stream.cuda_stream)
+        try:
+            # Other threads may allocate meanwhile: their calls are no part of the capture, and must not end it.
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                captured = slot.context.execute_async_v3(self._stream.cuda_stream)
+        except RuntimeError as error:  # CUDA's, where the enqueue did what no capture may hold
+            captured = False
+            logger.info("%s: %s", self._path, error)
         if captured:
             return graph
         logger.info("%s: its enqueue cannot be captured, it runs without CUDA graphs", self._path)

@@ -51,7 +51,7 @@ class EngineSidecar:
     """What a plan cannot say itself, stored as `<plan>.json`.
 
     properties: the exported tower's metadata. profiles: batch ranges (smallest, usual, largest).
-    device, compute_capability, driver: of the GPU it was built for, or None when built without one.
+    device, compute_capability: of the GPU it was built for, or None when built without one.
     onnx_sha256: of the graph file; onnx_file: its name beside the plan, where stripped weights are read again.
     parity: the verification's result, or None when it was not asked for.
     """

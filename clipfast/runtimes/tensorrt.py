@@ -49,7 +49,7 @@ def import_tensorrt() -> Any:
 def tensorrt_logger() -> Any:
     """The process's one TensorRT logger: TensorRT keeps the first that it is given, and ignores others.
 
-    It passes messages on to logging.getLogger("clipfast.tensorrt"), and `tail()` is its last errors and warnings.
+    It passes messages on to logging.getLogger("clipfast.tensorrt"), and `tail()` is its last errors.
     """
     trt = import_tensorrt()
     levels = {
@@ -103,6 +103,7 @@ def load_engine(path: Path, sidecar: EngineSidecar, device: torch.device) -> trt
     trt = import_tensorrt()
     check_plan(path, read_plan_header(path), sidecar, trt.__version__, device)
     logger = tensorrt_logger()
+    logger.errors.clear()
     with torch.cuda.device(device):
         runtime = _make_runtime()
         if sidecar.settings["version_compatible"]:
@@ -148,10 +149,11 @@ def check_plan(
             "build it with `clipfast build-engine`"
         )
     have = tuple(int(part) for part in re.findall(r"\d+", installed)[:2])
-    if header.version[:2] != have and not sidecar.settings["version_compatible"]:
+    built_by = header.version[:2]
+    if built_by > have or (built_by < have and not sidecar.settings["version_compatible"]):
         raise DependencyError(
-            f"{path}: built by TensorRT {header.version_text}, installed is {installed}; build it again here, or "
-            "build with --version-compat"
+            f"{path}: built by TensorRT {header.version_text}, installed is {installed}; build it again here (a plan "
+            "built with --version-compat runs in later versions too, never in earlier ones)"
         )
     built_for = sidecar.compute_capability
     if built_for is None or sidecar.settings["hardware_compatibility"] == "ampere+":

@@ -104,6 +104,9 @@ def test_build_engine_without_tensorrt(exported: Path, tmp_path: Path, capsys) -
     assert "pip install tensorrt-cu13" in capsys.readouterr().err
     assert main(["build-engine", str(tmp_path)]) == 2
     assert "make them with clipfast export" in capsys.readouterr().err
+    (tmp_path / "text.onnx").write_bytes(b"\xff\xff")
+    assert main(["build-engine", str(tmp_path)]) == 1
+    assert "not an ONNX file" in capsys.readouterr().err
 
 
 def test_sizes_and_profiles() -> None:

@@ -54,6 +54,9 @@ def test_metadata_says_everything(checkpoint: Checkpoint, tmp_path: Path) -> Non
     assert properties["clipfast.mean"] == "0.48145466,0.4578275,0.40821073"
     assert properties["clipfast.activation"] == "quick_gelu"
     assert (model.producer_name, model.opset_import[0].version) == ("clipfast", 20)
+    assert model.doc_string == (
+        "tiny image: pixel_values (batch, 3, 64, 64) float -> image_embeds (batch, 32) float, rows of unit length"
+    )
     assert not (tmp_path / "text.onnx").exists()
 
 

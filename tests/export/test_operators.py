@@ -100,6 +100,7 @@ def uint8_arithmetic() -> onnx.ModelProto:
     ("broken", "node", "reason"),
     [
         (attention_with_four_outputs(), "attn", "4 outputs"),
+        (attention_with_four_outputs(), "attn", "float32 has no fused kernel"),
         (microsoft_operator(), "gelu", "com.microsoft"),
         (uint8_zero_point(), "quantize", "zero point z must be an int8"),
         (bfloat16_convolution(20), "conv", "tensor(bfloat16), which Conv of opset 20"),

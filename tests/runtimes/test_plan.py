@@ -72,6 +72,8 @@ def test_a_plan_of_another_version_names_both(tmp_path: Path) -> None:
     compatible = replace(sidecar, settings=SETTINGS | {"version_compatible": True})
     check_plan(path, header, compatible, "11.4.0.106", GPU)
     check_plan(path, header, sidecar, "10.9.1.1", GPU)
+    with pytest.raises(DependencyError, match="never in earlier ones"):
+        check_plan(path, header, compatible, "10.8.0.43", GPU)
 
 
 def test_a_plan_of_another_gpu_names_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
