@@ -55,7 +55,7 @@ class TowerEncoder:
         self.ops = ops
         self.device = device
         self.logit_scale = parameters.logit_scale
-        self._wide = (
+        self.wide = (
             torch.float64 if parameters.text.proj.weight.dtype == torch.float64 else torch.float32
         )
 
@@ -63,20 +63,20 @@ class TowerEncoder:
         p, config = self.parameters.vision, self.config.vision
         if isinstance(config, ResNetConfig):
             assert isinstance(p, ResNet)
-            return encode_resnet(p, config, self.ops, pixels).to(self._wide)
+            return encode_resnet(p, config, self.ops, pixels).to(self.wide)
         assert isinstance(p, VisionTransformer)
-        return encode_vision(p, config, self.ops, pixels).to(self._wide)
+        return encode_vision(p, config, self.ops, pixels).to(self.wide)
 
     def encode_texts(self, batch: TextBatch) -> Tensor:
         rows = self.text_rows(batch)
-        return encode_text(self.parameters.text, self.config.text, self.ops, rows).to(self._wide)
+        return encode_text(self.parameters.text, self.config.text, self.ops, rows).to(self.wide)
 
     def image_tokens(self, pixels: Tensor, layers: int) -> Tensor:
         """The residual stream after `layers` blocks: (B, L, D)."""
         p, config = self.parameters.vision, self.config.vision
         assert isinstance(p, VisionTransformer)
         assert isinstance(config, VisionTransformerConfig)
-        return vision_tokens(p, config, self.ops, pixels, layers).to(self._wide)
+        return vision_tokens(p, config, self.ops, pixels, layers).to(self.wide)
 
     def text_tokens(self, batch: TextBatch, layers: int, *, final_norm: bool) -> Tensor:
         """The residual stream after `layers` blocks, through ln_final when asked: (T, D)."""
@@ -88,7 +88,7 @@ class TowerEncoder:
             layers,
             final_norm=final_norm,
         )
-        return tokens.to(self._wide)
+        return tokens.to(self.wide)
 
     def text_rows(self, batch: TextBatch) -> TextRows:
         """The batch on the device."""
@@ -100,4 +100,8 @@ class TowerEncoder:
         return TextRows(ids, positions, cu_seqlens, tree, key_rows)
 
     def _move(self, array: npt.NDArray[object]) -> Tensor:  # type: ignore[type-var]
-        return torch.from_numpy(array).to(self.device)
+        tensor = torch.from_numpy(array)
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        # From pinned memory the copy is asynchronous: the next batch is packed while this one is computed.
+        return tensor.pin_memory().to(self.device, non_blocking=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sized
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -16,17 +15,20 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from clipfast.device import DeviceLayer
 from clipfast.encoder import Encoder
 from clipfast.errors import ConfigurationError, ForkedProcessError, InputError, UnsupportedError
 from clipfast.inputs import EXACT, DecodeOptions, PackedTexts, Tokenizer, image_batches
 from clipfast.inputs.packing import TextBatch, TextPlan, pack_tokens, plan_texts
+from clipfast.inputs.text_pieces import packed_pieces
 from clipfast.ops import Tensor
+from clipfast.placement import InThread, Passage, on_device, place
 from clipfast.rows import RowsInOrder
 
 Batch = TypeVar("Batch")
 
 # Images a batch, and rows (tokens) a text batch, by device type: large enough to fill the machine, small enough that
-# a batch's activations stay near the cores.
+# a batch's activations stay near the cores. Behind a device layer they are computed from what the device is.
 IMAGE_BATCH = {"cpu": 32, "cuda": 256}
 TEXT_ROWS = {"cpu": 4096, "cuda": 65536}
 # Texts tokenized and planned at a time; prefixes are shared within such a piece.
@@ -48,9 +50,18 @@ class Engine:
     """Batching around one encoder. Several threads may call it; a forked child may not."""
 
     def __init__(
-        self, encoder: Encoder, tokenizer: Tokenizer, *, batch_invariant: bool = False
+        self,
+        encoder: Encoder,
+        tokenizer: Tokenizer,
+        *,
+        batch_invariant: bool = False,
+        layer: DeviceLayer | None = None,
     ) -> None:
+        """layer: the accelerator that the encoder is on; None computes in the caller's thread."""
         self.encoder = encoder
+        self.placement = (
+            None if layer is None else place(encoder, layer, batch_invariant=batch_invariant)
+        )
         self.tokenizer = tokenizer
         self.batch_invariant = batch_invariant
         self._process = os.getpid()
@@ -86,42 +97,60 @@ class Engine:
         self.check_process()
         if errors not in ("raise", "null"):
             raise ConfigurationError(f'errors={errors!r}: expected "raise" or "null"')
-        size = _positive("batch_size", batch_size) or IMAGE_BATCH.get(self.encoder.device.type, 32)
+        self._check_lengths(normalize)
+        size = _positive("batch_size", batch_size)
         self._of_thread.errors = failed = []
         config = self.encoder.config
         rows = RowsInOrder(config.embed_dim, _count(images))
-        batches = image_batches(
-            images,
-            config.preprocess,
-            config.vision.image_size,
-            batch_size=size,
-            num_workers=num_workers,
-            options=decode,
-        )
-        with _bar(progress, images, "image") as bar:
-            for batch in batches:
-                if batch.failures and errors == "raise":
-                    raise batch.failures[0]
-                failed += batch.failures
-                encoded = self._encode_pixels(batch.pixels, normalize)
-                rows.put(batch.indices, encoded.to(output_device or batch.pixels.device))
-                rows.leave_out(
-                    [failure.index for failure in batch.failures if failure.index is not None]
-                )
-                bar.update(len(batch.indices) + len(batch.failures))
+        with self._passage(images, normalize, size) as passage:
+            batches = image_batches(
+                images,
+                config.preprocess,
+                config.vision.image_size,
+                batch_size=passage.batch,
+                num_workers=num_workers,
+                options=decode,
+                allocate=passage.allocate,
+            )
+            with closing(batches), _bar(progress, images, "image") as bar:
+                for batch in batches:
+                    if batch.failures and errors == "raise":
+                        raise batch.failures[0]
+                    failed += batch.failures
+                    for indices, encoded in passage.put(batch.indices, batch.pixels):
+                        rows.put(indices, encoded.to(output_device or encoded.device))
+                    rows.leave_out(
+                        [failure.index for failure in batch.failures if failure.index is not None]
+                    )
+                    bar.update(len(batch.indices) + len(batch.failures))
+                for indices, encoded in passage.finish():
+                    rows.put(indices, encoded.to(output_device or encoded.device))
         return rows.finish(output_device)
+
+    def _passage(
+        self, images: object, normalize: bool, size: int | None
+    ) -> AbstractContextManager[Passage]:
+        if self.placement is not None:
+            return on_device(self.placement.images, images, normalize, size)
+
+        def encode(pixels: Tensor) -> Tensor:
+            return self._encode_pixels(pixels, normalize).to(pixels.device)
+
+        return nullcontext(InThread(size or self._usual(IMAGE_BATCH), encode))
 
     def map_images(self, images: Any, function: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """function(pixels on the device) of each batch, on the CPU; the first bad image raises."""
         self.check_process()
         config = self.encoder.config
         results = []
-        for batch in image_batches(
+        batches = image_batches(
             images, config.preprocess, config.vision.image_size, batch_size=_IMAGES_AT_ONCE
-        ):
-            if batch.failures:
-                raise batch.failures[0]
-            results.append(self.run(function, batch.pixels.to(self.encoder.device)))
+        )
+        with closing(batches):
+            for batch in batches:
+                if batch.failures:
+                    raise batch.failures[0]
+                results.append(self.run(function, batch.pixels.to(self.encoder.device)))
         return results
 
     def run(self, function: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
@@ -164,7 +193,8 @@ class Engine:
                 f"got one {got}, expected a list of str: pass [text]", code="wrong_type"
             )
         with _bar(progress, texts, "text") as bar:
-            pieces = self._packed_pieces(texts, truncate)
+            length = self.encoder.config.text.context_length
+            pieces = packed_pieces(texts, self.tokenizer, length, truncate, TEXT_PIECE)
             return self._encode_pieces(
                 pieces, batch_size, normalize, share_prefixes, bar, output_device
             )
@@ -189,10 +219,8 @@ class Engine:
         rows: list[Tensor] = []
         statistics = TextStatistics()
         for packed in pieces:
-            plan = self._plan(packed, batch_size, share_prefixes)
-            rows.append(
-                self._encode_plan(plan, len(packed.cu_seqlens) - 1, normalize, bar).to(target)
-            )
+            plan, encoded = self._encode_piece(packed, batch_size, share_prefixes, normalize, bar)
+            rows.append(encoded.to(target))
             statistics = TextStatistics(
                 statistics.texts + len(rows[-1]),
                 statistics.tokens + plan.tokens,
@@ -203,31 +231,30 @@ class Engine:
             return torch.empty(0, self.encoder.config.embed_dim, device=target)
         return rows[0] if len(rows) == 1 else torch.cat(rows)
 
-    def _packed_pieces(self, texts: Iterable[str], truncate: bool) -> Iterator[PackedTexts]:
-        """Pieces of the texts, tokenized; the next piece is tokenized while the last one is encoded."""
-        context_length = self.encoder.config.text.context_length
-        stream = iter(texts)
-
-        def next_piece(start: int) -> PackedTexts | None:
-            piece = list(islice(stream, TEXT_PIECE))
-            if not piece:
-                return None
+    def _encode_piece(
+        self,
+        packed: PackedTexts,
+        batch_size: int | None,
+        share_prefixes: bool | None,
+        normalize: bool,
+        bar: tqdm[Any],
+    ) -> tuple[TextPlan, Tensor]:
+        """The piece's rows; in smaller batches, all of it again, where a batch did not fit the device."""
+        count, before = len(packed.cu_seqlens) - 1, bar.n
+        while True:
+            plan = self._plan(packed, batch_size, share_prefixes)
             try:
-                return self.tokenizer.pack(piece, context_length, truncate)
-            except InputError as error:
-                raise error if error.index is None else error.at(start + error.index) from None
+                return plan, self._encode_plan(plan, count, normalize, bar)
+            except self._out_of_memory:
+                bar.n = before
+            assert self.placement is not None, "only a device runs out"
+            largest = max(plan, key=lambda batch: len(batch.ids))
+            alone = len(largest.cu_seqlens) == 2
+            self.placement.texts.halve(1 if alone else len(largest.ids))
 
-        packed = next_piece(0)
-        start = 0
-        with ThreadPoolExecutor(1, "clipfast-tokenize") as ahead:
-            while packed is not None:
-                start += len(packed.cu_seqlens) - 1
-                if start % TEXT_PIECE:  # a short piece is the last one
-                    yield packed
-                    return
-                following = ahead.submit(next_piece, start)
-                yield packed
-                packed = following.result()
+    @property
+    def _out_of_memory(self) -> tuple[type[BaseException], ...]:
+        return () if self.placement is None else self.placement.images.layer.out_of_memory
 
     def _plan(
         self, packed: PackedTexts, batch_size: int | None, share_prefixes: bool | None
@@ -236,7 +263,9 @@ class Engine:
             return plan_texts(packed, max_rows=1, share_prefixes=False)
         return plan_texts(
             packed,
-            max_rows=TEXT_ROWS.get(self.encoder.device.type, 4096),
+            max_rows=(
+                self._usual(TEXT_ROWS) if self.placement is None else self.placement.most_text_rows
+            ),
             max_texts=batch_size,
             share_prefixes=share_prefixes if self.encoder.shares_prefixes else False,
         )
@@ -257,15 +286,35 @@ class Engine:
         with torch.inference_mode():
             return self._finish(self.encoder.encode_texts(batch), normalize)
 
-    def _finish(self, encoded: Tensor, normalize: bool) -> Tensor:
-        """Ordinary tensors leave the engine: rows of unit length when asked, usable with autograd."""
+    def _check_lengths(self, normalize: bool) -> None:
         if self.encoder.unit_rows and not normalize:
             raise UnsupportedError(
                 "normalize=False: this exported model's rows leave it with unit length; load the weights themselves"
             )
+
+    def _finish(self, encoded: Tensor, normalize: bool) -> Tensor:
+        """Ordinary tensors leave the engine: rows of unit length when asked, usable with autograd."""
+        self._check_lengths(normalize)
         rows = F.normalize(encoded, dim=-1) if normalize else encoded
         with torch.inference_mode(False):
             return rows.clone()
+
+    def _usual(self, table: dict[str, int]) -> int:
+        return table.get(self.encoder.device.type, table["cpu"])
+
+    def describe(self) -> dict[str, Any]:
+        """The batches that are made, and on an accelerator why."""
+        if self.placement is None:
+            return {
+                "images a batch": self._usual(IMAGE_BATCH),
+                "text rows a batch": self._usual(TEXT_ROWS),
+            }
+        return self.placement.describe()
+
+    def release(self) -> None:
+        """Gives graphs, buffers and cached memory back to the device."""
+        if self.placement is not None:
+            self.placement.images.release()
 
     def check_process(self) -> None:
         if os.getpid() != self._process:

@@ -52,6 +52,10 @@ class ConfigurationError(ClipfastError, ValueError):
     """An argument or environment variable has a value outside what is documented."""
 
 
+class DeviceMemoryError(ClipfastError, MemoryError):
+    """The device has too little memory even for one item at a time."""
+
+
 class ForkedProcessError(ClipfastError, RuntimeError):
     """A model was used in a process forked from the one that loaded it."""
 

@@ -14,7 +14,8 @@ PACKAGE = ROOT / "clipfast"
 
 BASE = {"errors", "config", "parameters", "environment"}
 ENCODING = {"inputs", "ops", "model", "backends", "runtimes", "checkpoint", "_native"}
-ENGINE = ENCODING | {"encoder", "engine", "hidden_states", "precision", "rows"}
+PLACING = ENCODING | {"encoder", "device"}
+ENGINE = PLACING | {"engine", "hidden_states", "placement", "precision", "rows"}
 USES = ENGINE | {"scoring", "templates", "zero_shot", "export", "bulk"}
 API = USES | {"api", "default_model"}
 
@@ -32,6 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": {"ops", "kernels", "_native"},
     "runtimes": {"inputs", "encoder"},
     "rows": {"ops"},
+    "device": set(),
+    "placement": PLACING,
     "precision": ENCODING,
     "encoder": ENCODING,
     "engine": ENGINE,
@@ -57,6 +60,7 @@ RESERVED = {
     "tensorrt": {"runtimes", "export"},
     "huggingface_hub": {"checkpoint", "cli"},
     "ray": {"ray"},
+    "tokenizers": {"inputs"},
     "transformers": set[str](),
     "open_clip": set[str](),
     "torchvision": set[str](),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -43,8 +43,9 @@ def image_batches(
     batch_size: int,
     num_workers: int | None = None,
     options: DecodeOptions = EXACT,
-) -> Iterator[PixelBatch]:
-    """Batches of at most `batch_size` images, in input order.
+    allocate: Callable[[int], torch.Tensor] | None = None,
+) -> Generator[PixelBatch, None, None]:
+    """Batches of at most `batch_size` images, in input order. Closing it ends its threads.
 
     Args:
         images: an iterable of paths, bytes, file objects, PIL images, uint8 arrays (H, W, 3), (3, H, W) or (H, W)
@@ -55,6 +56,8 @@ def image_batches(
         size: R.
         num_workers: threads that decode and resize while the caller computes; 0 works in the caller's thread,
             None takes one per processor of this process.
+        allocate: makes (count, 3, R, R) uint8 memory to decode and resize into, such as pinned buffers; all of it, or
+            the first rows, possibly none, come back as one batch's pixels. Ordinary memory where it is None.
     Raises: InputError wrong_type or wrong_shape, when `images` itself is none of the above.
     """
     workers = available_processors() if num_workers is None else num_workers
@@ -63,7 +66,7 @@ def image_batches(
         if batch.is_floating_point() or _side(batch) == (size, size):
             parts = tensor_batches(batch, size, batch_size)
         else:
-            parts = resized_batches(batch, config, size, batch_size, workers)
+            parts = resized_batches(batch, config, size, batch_size, workers, allocate)
         return (PixelBatch(*part) for part in parts)
     if not isinstance(images, Iterable) or isinstance(
         images, str | bytes | bytearray | memoryview | os.PathLike | Image.Image | dict | set
@@ -79,7 +82,9 @@ def image_batches(
 
     if isinstance(images, Sequence) and len(images) == 1:
         workers = 0
-    steps = windows(images, work, batch_size=batch_size, size=size, workers=workers)
+    steps = windows(
+        images, work, batch_size=batch_size, size=size, workers=workers, allocate=allocate
+    )
     return (batch for window in steps for batch in _batches(window))
 
 
@@ -128,9 +133,10 @@ def _batches(window: Window[Outcome]) -> Iterator[PixelBatch]:
             failures.append(outcome.at(window.start + offset))
         else:
             normalized.setdefault((outcome.dtype, outcome.device), {})[offset] = outcome
-    if filled or failures:
-        rows = window.rows if len(filled) == len(window.rows) else window.rows[filled]
-        yield PixelBatch(rows, [window.start + offset for offset in filled], failures)
+    rows = window.rows[: len(filled)]
+    if len(filled) < len(window.rows):
+        rows.copy_(window.rows[filled])
+    yield PixelBatch(rows, [window.start + offset for offset in filled], failures)
     for group in normalized.values():
         positions = [window.start + offset for offset in group]
         yield PixelBatch(torch.stack(list(group.values())), positions)

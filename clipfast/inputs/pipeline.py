@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
@@ -36,19 +37,27 @@ class Window(Generic[Outcome]):
 
 
 def windows(
-    source: Iterable[object], work: Work[Outcome], *, batch_size: int, size: int, workers: int
+    source: Iterable[object],
+    work: Work[Outcome],
+    *,
+    batch_size: int,
+    size: int,
+    workers: int,
+    allocate: Callable[[int], torch.Tensor] | None = None,
 ) -> Iterator[Window[Outcome]]:
     """`work` on every `batch_size` items of `source`, in order.
 
     Args:
         size: R of the rows.
         workers: threads; 0 works in the caller's thread, without reading ahead.
+        allocate: the memory of so many rows; ordinary memory where it is None. Three windows are alive at once.
     """
     items = _counted(source)
+    new_rows = allocate or partial(_ordinary_rows, size)
     start = 0
     if workers < 1:
         while batch := list(islice(items, batch_size)):
-            rows = torch.empty(len(batch), 3, size, size, dtype=torch.uint8)
+            rows = new_rows(len(batch))
             yield Window(start, rows, work(batch, rows))
             start += len(batch)
         return
@@ -57,7 +66,7 @@ def windows(
     try:
         while True:
             while len(pending) < _BATCHES_READ_AHEAD and (batch := list(islice(items, batch_size))):
-                rows = torch.empty(len(batch), 3, size, size, dtype=torch.uint8)
+                rows = new_rows(len(batch))
                 step = max(1, min(_MAX_ITEMS_PER_TASK, len(batch) // (2 * workers)))
                 futures = [
                     pool.submit(work, batch[at : at + step], rows[at : at + step])
@@ -71,6 +80,10 @@ def windows(
             start += len(rows)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ordinary_rows(size: int, count: int) -> torch.Tensor:
+    return torch.empty(count, 3, size, size, dtype=torch.uint8)
 
 
 class _ItemCount:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -41,9 +41,17 @@ def tensor_batches(batch: torch.Tensor, size: int, batch_size: int) -> Iterator[
 
 
 def resized_batches(
-    batch: torch.Tensor, config: PreprocessConfig, size: int, batch_size: int, workers: int
+    batch: torch.Tensor,
+    config: PreprocessConfig,
+    size: int,
+    batch_size: int,
+    workers: int,
+    allocate: Callable[[int], torch.Tensor] | None = None,
 ) -> Iterator[Part]:
-    """At most `batch_size` images at a time of a uint8 (N, H, W, 3) or (N, 3, H, W) batch, resized on its device."""
+    """At most `batch_size` images at a time of a uint8 (N, H, W, 3) or (N, 3, H, W) batch, resized on its device.
+
+    allocate: as in `windows`, for a batch on the host.
+    """
     if batch.shape[3] != 3:
         batch = batch.permute(0, 2, 3, 1)
     plan = plan_resize(batch.shape[2], batch.shape[1], size, config.resize_mode)
@@ -58,7 +66,14 @@ def resized_batches(
         resize_many(images.numpy(), plan, config.interpolation, rows.numpy())
         return [None] * len(positions)
 
-    steps = windows(range(len(batch)), work, batch_size=batch_size, size=size, workers=workers)
+    steps = windows(
+        range(len(batch)),
+        work,
+        batch_size=batch_size,
+        size=size,
+        workers=workers,
+        allocate=allocate,
+    )
     return ((step.rows, [*range(step.start, step.start + len(step.rows))], []) for step in steps)
 
 

@@ -1,0 +1,23 @@
+"""What keeps one accelerator busy: batches that fill it, pinned buffers, streams, graphs, and memory that runs out.
+
+Everything here speaks to a `DeviceLayer`: `CudaLayer` on a GPU, `HostLayer` on the CPU, where work runs as early or as
+late as its events allow, and failures come when told. Nothing here knows a model.
+"""
+
+from clipfast.device.batching import Batching, Product, token_budget
+from clipfast.device.host import HostLayer, HostMemoryError
+from clipfast.device.images import DeviceImages
+from clipfast.device.layer import CudaLayer, DeviceLayer
+from clipfast.device.memory import MemoryLimit
+
+__all__ = [
+    "Batching",
+    "CudaLayer",
+    "DeviceImages",
+    "DeviceLayer",
+    "HostLayer",
+    "HostMemoryError",
+    "MemoryLimit",
+    "Product",
+    "token_budget",
+]
