@@ -65,6 +65,13 @@ def fold(tensors: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype)
     return Parameters(vision, folder.text(config.text), logit_scale)
 
 
+def fold_text(
+    tensors: Mapping[str, Tensor], config: TextConfig, dtype: torch.dtype
+) -> TextTransformer:
+    """The text tower's parameters alone, as `fold` makes them."""
+    return _Folder(tensors, dtype).text(config)
+
+
 def stream_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of the residual stream beside matrices of `dtype`."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -120,7 +120,7 @@ def _positions(grid: int, width: int) -> Tensor:
     angles = place[:, None] / 100 ** torch.linspace(0, 1, width // 4 + 1)[:-1]
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)
     x, y = waves.repeat(grid, 1), waves.repeat_interleave(grid, dim=0)
-    return torch.cat([torch.zeros(1, width), torch.cat([x, y], dim=1)])
+    return torch.cat([torch.zeros(1, width), 2.0 * torch.cat([x, y], dim=1)])
 
 
 def _layer_norm(name: str, width: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Training batches: drawn images, their captions as packed tokens, and which captions are true of which images."""
+"""Training data: drawn scenes as pixels, and captions as packed tokens of a small vocabulary."""
 
 from __future__ import annotations
 
@@ -10,29 +10,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clipfast.demo.captions import (
-    compose_caption,
-    encode_claims,
-    encode_scenes,
-    true_pairs,
-)
+from clipfast.demo.captions import compose_caption
 from clipfast.demo.digits import Handwriting
 from clipfast.demo.scenes import DIGITS, SHAPES, Scene, draw_scene, sample_scene
 from clipfast.inputs.tokenizer import load_tokenizer
 from clipfast.model import TextRows
 
-DIGIT_SHARE = 0.4
-CAPTIONS_PER_IMAGE = 3
+DIGIT_SHARE = 0.35
 
 
 @dataclass(frozen=True)
-class Batch:
-    """pixels: (B, 3, R, R) uint8. texts: B * CAPTIONS_PER_IMAGE captions, the first image's first, ids as rows of the
-    vocabulary. truth: (B, B * CAPTIONS_PER_IMAGE) bool."""
+class Drawn:
+    """scenes: B of them. pixels: (B, 3, R, R) uint8."""
 
+    scenes: list[Scene]
     pixels: torch.Tensor
-    texts: TextRows
-    truth: torch.Tensor
 
 
 class Vocabulary:
@@ -44,7 +36,7 @@ class Vocabulary:
     def __init__(self, seed: int, captions: int = 30_000) -> None:
         """Takes a sample of captions that holds every word many times over."""
         rng = np.random.default_rng([seed, 1])
-        texts = {compose_caption(_sample(rng), rng).text for _ in range(captions)}
+        texts = {compose_caption(sample(rng), rng).text for _ in range(captions)}
         self._tokenizer = load_tokenizer()
         self.tokens = torch.from_numpy(np.unique(self._tokenizer.pack(sorted(texts)).ids)).long()
 
@@ -60,35 +52,29 @@ class Vocabulary:
         return TextRows(ids=rows.int(), positions=positions, cu_seqlens=cu_seqlens)
 
 
-class Batches:
-    """Batch i is a function of the seed and i alone, whichever thread draws it."""
+class SceneBatches:
+    """Batch i is a function of the stream and i alone, whichever thread draws it."""
 
     def __init__(
         self,
         handwriting: Handwriting,
-        vocabulary: Vocabulary,
         variety: Callable[[int], float],
         *,
-        seed: int,
+        stream: int,
         size: int,
         image_size: int,
     ) -> None:
         """variety: how varied the scenes of batch i are, as `sample_scene` takes it."""
-        self.handwriting, self.vocabulary, self.variety = handwriting, vocabulary, variety
-        self.seed, self.size, self.image_size = seed, size, image_size
+        self.handwriting, self.variety = handwriting, variety
+        self.stream, self.size, self.image_size = stream, size, image_size
 
-    def __call__(self, index: int) -> Batch:
-        rng = np.random.default_rng([self.seed, 2, index])
-        scenes = [_sample(rng, self.variety(index)) for _ in range(self.size)]
-        captions = [compose_caption(s, rng) for s in scenes for _ in range(CAPTIONS_PER_IMAGE)]
+    def __call__(self, index: int) -> Drawn:
+        rng = np.random.default_rng([self.stream, index])
+        scenes = [sample(rng, self.variety(index)) for _ in range(self.size)]
         pixels = np.stack([self._draw(scene, rng) for scene in scenes])
-        return Batch(
-            pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2),
-            texts=self.vocabulary.pack([caption.text for caption in captions]),
-            truth=torch.from_numpy(true_pairs(encode_scenes(scenes), encode_claims(captions))),
-        )
+        return Drawn(scenes, torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
 
-    def prefetch(self, count: int, ahead: int = 2) -> Iterator[Batch]:
+    def prefetch(self, count: int, ahead: int = 3) -> Iterator[Drawn]:
         """Batches 0 to count - 1 in order, drawn by a thread `ahead` of their use."""
         with ThreadPoolExecutor(max_workers=1) as drawing:
             pending = [drawing.submit(self, i) for i in range(min(ahead, count))]
@@ -105,7 +91,8 @@ class Batches:
         return np.asarray(draw_scene(scene, rng, self.image_size, glyph))
 
 
-def _sample(rng: np.random.Generator, variety: float = 1.0) -> Scene:
+def sample(rng: np.random.Generator, variety: float = 1.0) -> Scene:
+    """A scene as training draws it: a digit or a shape, never of an unseen pair."""
     subjects = DIGITS if rng.random() < DIGIT_SHARE else SHAPES
     subject = subjects[int(rng.integers(len(subjects)))]
     return sample_scene(rng, subject, unseen_pairs=False, variety=variety)

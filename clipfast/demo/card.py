@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TypedDict
 
+from clipfast.demo import fit_text, fit_vision
 from clipfast.demo.architecture import TEXT, VISION, WEIGHTS
 from clipfast.demo.digits import Handwriting
 from clipfast.demo.scenes import BACKGROUNDS, COLOURS, SHAPES, UNSEEN_PAIRS
@@ -28,10 +29,9 @@ class Metrics(TypedDict):
 
     command: str
     seed: int
-    steps: int
-    batch_size: int
+    vision_steps: int
+    text_steps: int
     minutes: float
-    cpu_minutes: float
     threads: int
     torch: str
     held_out: dict[str, float]
@@ -61,7 +61,9 @@ def write_card(metrics: Metrics, train: Handwriting, held_out: Handwriting, fold
         backgrounds=", ".join(BACKGROUNDS),
         train_digits=len(train.labels),
         held_out_digits=len(held_out.labels),
-        images=metrics["steps"] * metrics["batch_size"],
+        vision_batch=fit_vision.BATCH_SIZE,
+        text_batch=fit_text.BATCH_SIZE,
+        images=metrics["vision_steps"] * fit_vision.BATCH_SIZE,
         vision=VISION,
         text=TEXT,
         **{name: value for name, value in metrics.items() if name != "held_out"},
@@ -87,11 +89,11 @@ width {vision.width}, {vision.heads} heads |
 
 ## Training
 
-`{command}`: seed {seed}, {steps} steps of {batch_size} images ({images:,} in all) with three captions each, on
-{threads} CPU threads with torch {torch}: {cpu_minutes:.0f} CPU minutes, {minutes:.0f} minutes by the clock. CLIP's
-symmetric contrastive loss; Muon for the matrices of the blocks, AdamW for all else, cosine schedule; scenes grow from
-plain and centred to varied. The seed fixes every image, caption and first weight; another machine rounds differently,
-so its weights and the last digits of its accuracies differ.
+`{command}`: seed {seed}, {minutes:.0f} minutes on {threads} CPU threads with torch {torch}.
+First {vision_steps} steps of {vision_batch} new images ({images:,} in all) teach the vision tower to name what scenes
+show, which grow from plain and centred to varied; then {text_steps} steps of {text_batch} captions teach the text
+tower and the image projection by CLIP's symmetric contrastive loss. The seed fixes every image, caption and first
+weight; another machine rounds differently, so its weights and the last digits of its accuracies differ.
 
 Data, all made or read by the training script:
 

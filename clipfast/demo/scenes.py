@@ -26,7 +26,7 @@ SHAPES = (
     "ring",
     "heart",
     "diamond",
-    "hexagon",
+    "arrow",
     "crescent",
 )
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -64,6 +64,7 @@ ROWS = ("top", "middle", "bottom")
 UNSEEN_PAIRS = frozenset(
     (colour, SHAPES[(3 * index + 1) % len(SHAPES)]) for index, colour in enumerate(COLOURS)
 )
+_GLYPH_RADIUS = 1.3  # of handwriting, whose strokes do not fill their frame, in radii of a shape
 _COLOUR_DISTANCE = 120.0  # least RGB distance between a subject and anything behind it
 
 
@@ -84,28 +85,33 @@ class Scene:
 
 
 def sample_scene(
-    rng: np.random.Generator, subject: str, *, unseen_pairs: bool = True, variety: float = 1.0
+    rng: np.random.Generator,
+    subject: str,
+    *,
+    colours: Sequence[str] = tuple(COLOURS),
+    unseen_pairs: bool = True,
+    variety: float = 1.0,
 ) -> Scene:
-    """A random scene of this subject.
+    """A random scene of this subject. Digits are large and in the center of a plain ground.
 
     Args:
+        colours: to choose from.
         unseen_pairs: False for training: never one of UNSEEN_PAIRS.
         variety: how often each of background, size, column and row is drawn at random; otherwise the background is
             white (or black behind a light subject), the subject large and in the center.
     """
-    colours = [c for c in COLOURS if unseen_pairs or (c, subject) not in UNSEEN_PAIRS]
-    sizes: Sequence[str] = tuple(SIZES)
-    if subject in DIGITS:
-        colours = colours if rng.random() < 0.5 else ["black", "white"]
-        sizes = ("medium", "large", "large")
-    colour = _choice(rng, colours)
+    colour = _choice(rng, [c for c in colours if unseen_pairs or (c, subject) not in UNSEEN_PAIRS])
     backgrounds = [b for b in BACKGROUNDS if _contrasts(colour, b)]
     varied = rng.random(4) < variety
+    if subject in DIGITS:
+        plain = [b for b in backgrounds if b in PLAIN_BACKGROUNDS]
+        background = _choice(rng, plain) if varied[0] else plain[0]
+        return Scene(subject, colour, background, size="large", column="center", row="middle")
     return Scene(
         subject,
         colour,
         background=_choice(rng, backgrounds) if varied[0] else backgrounds[0],
-        size=_choice(rng, sizes) if varied[1] else "large",
+        size=_choice(rng, tuple(SIZES)) if varied[1] else "large",
         column=_choice(rng, COLUMNS) if varied[2] else "center",
         row=_choice(rng, ROWS) if varied[3] else "middle",
     )
@@ -190,10 +196,10 @@ def _draw_background(
 
 
 def _pattern_tones(rng: np.random.Generator, ink: RGB) -> tuple[RGB, RGB]:
-    """Two greys that differ from each other and from the subject."""
+    """Two greys, a step apart, that differ more from the subject than from each other."""
     tones: list[RGB] = [(value, value, value) for value in (40, 90, 140, 190, 235)]
     apart = [t for t in tones if _distance(t, ink) >= _COLOUR_DISTANCE]
-    pairs = [(a, b) for a in apart for b in apart if abs(a[0] - b[0]) >= 45]
+    pairs = [(a, b) for a in apart for b in apart if 0 < abs(a[0] - b[0]) <= 50]
     return pairs[int(rng.integers(len(pairs)))]
 
 
@@ -218,7 +224,7 @@ def _glyph_mask(
     canvas: int,
 ) -> Image.Image:
     framed = np.pad(glyph, 1)  # strokes that reach the frame end round, and turn without being cut
-    side = round(2 * radius * canvas * framed.shape[0] / glyph.shape[0])
+    side = round(2 * _GLYPH_RADIUS * radius * canvas * framed.shape[0] / glyph.shape[0])
     strokes = Image.fromarray(framed).resize((side, side), Image.Resampling.BICUBIC)
     # 8x8 handwriting enlarged is a blur: a steeper ramp around half ink gives pen strokes.
     strokes = strokes.point([min(255, max(0, (value - 70) * 3)) for value in range(256)])
@@ -253,6 +259,13 @@ def _cross(arm: float) -> Points:
     return np.array([*corners, (-a, a), (-b, a), (-b, -a), (-a, -a)])
 
 
+def _arrow() -> Points:
+    """Upwards: a head, then a shaft."""
+    head = [(0.0, -1.05), (0.8, -0.1), (0.3, -0.1)]
+    shaft = [(0.3, 1.0), (-0.3, 1.0), (-0.3, -0.1), (-0.8, -0.1)]
+    return np.array([*head, *shaft])
+
+
 def _crescent() -> Points:
     return np.concatenate([_arc(50, 310), _arc(287, 73, radius=0.80, x=0.40)])
 
@@ -267,6 +280,6 @@ _OUTLINES: dict[str, tuple[Points, ...]] = {
     "ring": (_arc(0, 360), _arc(0, 360, radius=0.58)),
     "heart": (_heart(),),
     "diamond": (np.array([(0.0, -1.1), (0.68, 0.0), (0.0, 1.1), (-0.68, 0.0)]),),
-    "hexagon": (_arc(0, 360, steps=7),),
+    "arrow": (_arrow(),),
     "crescent": (_crescent(),),
 }
