@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,3 +76,13 @@ def _caption(item: Item, recipe: Recipe) -> str | None:
     if "texts" in recipe.modalities:
         return read_caption(item)
     return item.caption if isinstance(item.caption, str) else None
+
+
+def pack_failures(failures: Mapping[int, InputError]) -> list[list[Any]]:
+    """Failures by place, as JSON holds them."""
+    return [[place, error.code, error.message] for place, error in failures.items()]
+
+
+def unpack_failures(packed: list[list[Any]]) -> dict[int, InputError]:
+    """What `pack_failures` was given."""
+    return {place: InputError(message, code=code) for place, code, message in packed}

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from clipfast.bulk.durable import TEMPORARY, sync_folder
 from clipfast.bulk.plan import Plan
+from clipfast.bulk.settings import Settings
+from clipfast.bulk.shard import MODALITIES
 from clipfast.config import ModelConfig
 from clipfast.errors import ClipfastError, ConfigurationError
 
@@ -26,11 +28,13 @@ NAME = "job.json"
 class Job:
     """All that the rows depend on.
 
-    model: name, weights (fingerprint), width, precision and preprocessing. modalities: images, texts.
+    model: name, weights (fingerprint), width, precision and preprocessing. decode: of DecodeOptions.
+    modalities: images, texts.
     items, shards and inputs (digest): of the plan.
     """
 
     model: dict[str, Any]
+    decode: dict[str, Any]
     modalities: list[str]
     format: str
     batch_size: int
@@ -68,9 +72,7 @@ def facts_of(model: Model) -> ModelFacts:
     )
 
 
-def job_of(
-    facts: ModelFacts, plan: Plan, modalities: tuple[str, ...], form: str, batch_size: int
-) -> Job:
+def job_of(facts: ModelFacts, plan: Plan, settings: Settings, batch_size: int) -> Job:
     """The job of embedding a plan with a model."""
     config = facts.config
     described = {
@@ -81,11 +83,13 @@ def job_of(
         "preprocessing": asdict(config.preprocess) | {"size": config.vision.image_size},
         "context_length": config.text.context_length,
     }
-    described = json.loads(json.dumps(described))  # tuples become lists, as they are when read back
+    # Tuples become lists, as they are when read back.
+    described, decode = json.loads(json.dumps([described, asdict(settings.decode)]))
     return Job(
         described,
-        list(modalities),
-        form,
+        decode,
+        [kind for kind in MODALITIES if kind in settings.modalities],
+        settings.format,
         batch_size,
         plan.shard_size,
         plan.count,

@@ -4,7 +4,8 @@ clip-retrieval   img_emb/img_emb_00000.npy, text_emb/text_emb_00000.npy, metadat
 npy              the same arrays, metadata/metadata_00000.jsonl; needs no pyarrow
 parquet          embeddings/embeddings_00000.parquet: the metadata, and fixed-size lists of float16
 
-What could not be embedded is in errors/errors_00000.parquet (npy: .jsonl): item, image_path, code, message.
+What could not be embedded is in errors/errors_00000.parquet (npy: .jsonl): item, image_path, code, message. A shard
+without rows has no other files: readers that pair arrays and tables by their place in the folder skip empty arrays.
 Strings that are not UTF-8 (file names may be anything) are written with backslash escapes.
 """
 
@@ -57,8 +58,10 @@ class Layout:
 
     def names(self, number: int) -> list[str]:
         """Every file that the shard may have."""
-        arrays = [self.array(kind, number) for kind in _ARRAYS]
-        return [self.marker(number), self.metadata(number), self.errors(number), *arrays]
+        return [self.marker(number), self.errors(number), *self._rows_of(number)]
+
+    def _rows_of(self, number: int) -> list[str]:
+        return [self.metadata(number), *(self.array(kind, number) for kind in _ARRAYS)]
 
     def write(self, shard: Shard) -> dict[str, Written]:
         """Every file of the shard but its marker. Raises: OSError; files that were complete by then stay."""
@@ -68,7 +71,10 @@ class Layout:
             written[name] = write_file(self.folder / name, write)
 
         columns = _metadata(shard)
-        if self.form == "parquet":
+        if not shard.items:
+            for name in self._rows_of(shard.number):
+                (self.folder / name).unlink(missing_ok=True)
+        elif self.form == "parquet":
             put(self.metadata(shard.number), lambda file: _write_embeddings(file, columns, shard))
         else:
             for kind, rows in shard.rows.items():
@@ -83,7 +89,10 @@ class Layout:
 
     def read(self, number: int, kinds: tuple[Modality, ...]) -> Shard:
         """A shard as it was written; its arrays are memory-mapped where the format allows."""
-        columns = self.read_table(self.metadata(number))
+        if not (self.folder / self.metadata(number)).exists():
+            kinds, columns = (), _EMPTY
+        else:
+            columns = self.read_table(self.metadata(number))
         failed = self.folder / self.errors(number)
         failures = self.read_table(self.errors(number)) if failed.exists() else {"item": []}
         return Shard(

@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ class Lock:
     def touch(self) -> None:
         """Call now and then while working: tells other hosts that the holder lives."""
         if time.monotonic() - self._touched > TOUCH_EVERY:
-            os.utime(self._path)
+            with suppress(FileNotFoundError):  # somebody cleaned up; the kernel's lock still holds
+                os.utime(self._path)
             self._touched = time.monotonic()
 
 

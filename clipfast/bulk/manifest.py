@@ -15,16 +15,25 @@ from clipfast.bulk.marker import read_markers
 NAME = "manifest.json"
 
 
-def write_manifest(folder: Path, job: Job) -> dict[str, Any]:
+def write_manifest(folder: Path, job: Job) -> None:
     """Gather the markers of the job's shards, and write what they say.
 
-    Returns: {"job", "complete", "items", "rows", "errors" by code, "shards": [{"shard", "rows", "files"}]}.
+    It holds "job", "complete", "items", "rows", "errors" by code, and "shards" with their rows and files.
     """
+    written = -1
+    # Another process may finish a shard meanwhile, and its newer manifest be replaced by ours: look again.
+    while (manifest := _gather(folder, job))["items"] != written:
+        text = json.dumps(manifest, indent=1)
+        write_file(folder / NAME, lambda file, text=text: file.write(text.encode()))
+        written = manifest["items"]
+
+
+def _gather(folder: Path, job: Job) -> dict[str, Any]:
     markers = [marker for marker in read_markers(folder) if marker.job == job.digest]
     errors: Counter[str] = Counter()
     for marker in markers:
         errors.update(marker.errors)
-    manifest = {
+    return {
         "job": asdict(job),
         "complete": len(markers) == job.shards,
         "items": sum(marker.stop - marker.start for marker in markers),
@@ -35,6 +44,3 @@ def write_manifest(folder: Path, job: Job) -> dict[str, Any]:
             for marker in markers
         ],
     }
-    text = json.dumps(manifest, indent=1)
-    write_file(folder / NAME, lambda file: file.write(text.encode()))
-    return manifest

@@ -60,8 +60,6 @@ class Result:
         scores = torch.empty(len(queries), 0)
         rows = torch.empty(len(queries), 0, dtype=torch.int64)
         for number, array in enumerate(arrays):
-            if not len(array):
-                continue
             found = top_k(queries, array, min(k, len(array)))
             first = self._ends[number] - len(array)
             scores = torch.cat([scores, found[0].cpu()], dim=1)
@@ -115,6 +113,7 @@ def read(output: str | os.PathLike[str], *, partial: bool = False, verify: bool 
         if damage := marker.damage(folder, checksums=verify):
             raise ClipfastError(f"{folder}: {damage}; run the same command again to repair it")
     layout = Layout(folder, job.format, job.digits)
+    markers = [marker for marker in markers if marker.rows]
     return Result(
         folder, layout, [marker.shard for marker in markers], [marker.rows for marker in markers]
     )

@@ -48,8 +48,7 @@ class Session:
         shards = plan.of_worker(index, workers)
         begun = None if settings.overwrite else read_job(self.folder)
         usual = begun.batch_size if begun else BATCH_SIZE.get(facts.device, 256)
-        modalities = tuple(kind for kind in MODALITIES if kind in settings.modalities)
-        job = job_of(facts, plan, modalities, settings.format, settings.batch_size or usual)
+        job = job_of(facts, plan, settings, settings.batch_size or usual)
         if settings.overwrite:
             replace_job(self.folder, job, shards, index, workers)
         else:

@@ -53,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     many.add_argument("--num-shards", type=positive, metavar="N", help="processes of the job")
     many.add_argument("--shard-index", type=int, metavar="I", help="which one this is, from 0")
     many.add_argument("--ray", action="store_true", help="run on a Ray cluster")
-    many.add_argument("--ray-actors", type=positive, metavar="N", help="encoders (1)")
+    many.add_argument("--ray-actors", type=positive, default=1, metavar="N", help="encoders (1)")
+    many.add_argument("--ray-cpus", type=float, default=1, metavar="C", help="of each encoder (1)")
+    many.add_argument("--ray-gpus", type=float, default=0, metavar="G", help="of each encoder (0)")
     add_model_options(parser)
 
 
@@ -86,12 +88,16 @@ def run(options: argparse.Namespace) -> int:
 
 def _embed(options: argparse.Namespace, settings: Settings, progress: Progress) -> int:
     if options.ray:
-        from clipfast.ray import embed_inputs
+        from clipfast.ray import Actors, embed_inputs
 
         summary = embed_inputs(
-            load_arguments(options), options.inputs, options.output, settings, progress,
-            actors=options.ray_actors or 1,
-        )  # fmt: skip
+            load_arguments(options),
+            options.inputs,
+            options.output,
+            settings,
+            progress,
+            Actors(options.ray_actors, options.ray_cpus, options.ray_gpus),
+        )
     else:
         from clipfast.bulk import embed
 

@@ -197,20 +197,28 @@ def test_other_formats_hold_the_same(form, model, photos, tmp_path):
     assert len(read(out)) == 60
 
 
-def test_a_shard_of_failures_only_is_an_empty_shard(model, photos, tmp_path):
+@pytest.mark.parametrize("form", ["clip-retrieval", "npy", "parquet"])
+def test_a_shard_of_failures_only_has_no_rows_and_no_files_of_rows(form, model, photos, tmp_path):
     copied = tmp_path / "images"
     shutil.copytree(photos, copied)
     for number in range(25, 50):
         (copied / f"{number:06d}.jpg").write_bytes(b"")
     out = tmp_path / "out"
-    embed(model, [copied], out, SMALL)
-    assert np.load(out / "img_emb/img_emb_00001.npy").shape == (0, model.config.embed_dim)
+    embed(model, [copied], out, Settings(batch_size=8, shard_size=25, format=form))
+    files = sorted(path.name for path in out.rglob("*_00001.*"))
+    assert files == ["done_00001.json", f"errors_00001.{'jsonl' if form == 'npy' else 'parquet'}"]
     result = read(out)
     assert len(result) == 35
     assert result.metadata(25)["item"] == 50
     scores, rows = result.top_k(model.encode_images([str(copied / "000055.jpg")]), 2)
     assert rows[0, 0] == 30
     assert scores[0, 0] == pytest.approx(1, abs=2e-3)
+    assert embed(model, [copied], out, Settings(format=form)).items == 0
+    for number in range(25, 50):
+        path = copied / f"{number:06d}.jpg"
+        path.write_bytes((photos / path.name).read_bytes())
+    embed(model, [copied], out, Settings(format=form, retry_failed=True))
+    assert len(read(out)) == 60
 
 
 def test_texts_with_images_and_alone(model, tmp_path):

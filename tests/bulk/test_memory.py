@@ -54,8 +54,8 @@ def test_memory_is_flat_and_independent_of_the_jobs_size(model_folder, tmp_path)
     growth = slope * (200_000 - 20_000)
     noise = np.std(steady[:, 1] - (slope * steady[:, 0] + start))
     print(
-        f"peaks {[round(peak / MEGABYTE) for peak in peaks.values()]} MiB at {list(peaks)} items; over the last "
-        f"180,000 items the fitted line rises {growth / MEGABYTE:.2f} MiB, samples scatter by {noise / MEGABYTE:.2f} MiB"
+        f"peaks {[round(peak / MEGABYTE) for peak in peaks.values()]} MiB at {list(peaks)} items; over the last 180,000"
+        f" items the line rises {growth / MEGABYTE:.2f} MiB, samples scatter by {noise / MEGABYTE:.2f} MiB"
     )
     assert growth < max(2 * noise, 4 * MEGABYTE)
     assert peaks[200_000] - peaks[20_000] < 16 * MEGABYTE
