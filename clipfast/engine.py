@@ -102,7 +102,7 @@ class Engine:
         self._of_thread.errors = failed = []
         config = self.encoder.config
         rows = RowsInOrder(config.embed_dim, _count(images))
-        with self._passage(images, normalize, size) as passage:
+        with self._active(), self._passage(images, normalize, size) as passage:
             batches = image_batches(
                 images,
                 config.preprocess,
@@ -156,7 +156,7 @@ class Engine:
     def run(self, function: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
         """function(batch), as an ordinary tensor on the CPU."""
         self.check_process()
-        with torch.inference_mode():
+        with self._active(), torch.inference_mode():
             result = function(batch)
         return result.clone().cpu()
 
@@ -244,7 +244,8 @@ class Engine:
         while True:
             plan = self._plan(packed, batch_size, share_prefixes)
             try:
-                return plan, self._encode_plan(plan, count, normalize, bar)
+                with self._active():
+                    return plan, self._encode_plan(plan, count, normalize, bar)
             except self._out_of_memory:
                 bar.n = before
             assert self.placement is not None, "only a device runs out"
@@ -298,6 +299,10 @@ class Engine:
         rows = F.normalize(encoded, dim=-1) if normalize else encoded
         with torch.inference_mode(False):
             return rows.clone()
+
+    def _active(self) -> AbstractContextManager[object]:
+        """This thread launches on the encoder's device."""
+        return nullcontext() if self.placement is None else self.placement.images.layer.active()
 
     def _usual(self, table: dict[str, int]) -> int:
         return table.get(self.encoder.device.type, table["cpu"])

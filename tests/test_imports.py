@@ -16,7 +16,7 @@ BASE = {"errors", "config", "parameters", "environment"}
 ENCODING = {"inputs", "ops", "model", "backends", "runtimes", "checkpoint", "_native"}
 PLACING = ENCODING | {"encoder", "device"}
 ENGINE = PLACING | {"engine", "hidden_states", "placement", "precision", "rows"}
-USES = ENGINE | {"scoring", "templates", "zero_shot", "export", "bulk"}
+USES = ENGINE | {"sharded", "scoring", "templates", "zero_shot", "export", "bulk"}
 API = USES | {"api", "default_model"}
 
 # Room -> the rooms that it may import besides BASE and itself.
@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "encoder": ENCODING,
     "engine": ENGINE,
     "hidden_states": ENGINE,
+    "sharded": ENGINE,
     "templates": set(),
     "scoring": ENGINE,
     "zero_shot": ENGINE | {"scoring", "templates"},

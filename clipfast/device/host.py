@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from weakref import finalize
 
@@ -76,6 +77,10 @@ class HostLayer:
     def fail(self, operation: str, times: int = 1) -> None:
         """The next `times` calls of a method ("submit", "capture", "host_buffer", "device_buffer") lack memory."""
         self._failing[operation] += times
+
+    def active(self) -> AbstractContextManager[object]:
+        self.calls["active"] += 1
+        return nullcontext()
 
     def stream(self, name: str) -> HostStream:
         return HostStream(name, name in self.lazy)

@@ -7,6 +7,7 @@ event of another. Buffers that a copy crosses between host and device are pinned
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -34,6 +35,10 @@ class DeviceLayer(Protocol):
     multiprocessors: int
     out_of_memory: tuple[type[BaseException], ...]
     """The errors that say so; they come from `submit`, `capture` and the buffers."""
+
+    def active(self) -> AbstractContextManager[object]:
+        """While it is open, this thread launches on this device."""
+        ...
 
     def stream(self, name: str) -> Stream:
         """A new stream, behind everything that the device was given so far."""
@@ -89,6 +94,9 @@ class CudaLayer:
         index = torch.cuda.current_device() if device.index is None else device.index
         self.device = torch.device("cuda", index)
         self.multiprocessors = torch.cuda.get_device_properties(index).multi_processor_count
+
+    def active(self) -> AbstractContextManager[object]:
+        return torch.cuda.device(self.device)
 
     def stream(self, name: str) -> Stream:
         stream = torch.cuda.Stream(self.device)
