@@ -20,11 +20,13 @@ from clipfast.encoder import Encoder, TowerEncoder
 from clipfast.engine import Engine, TextStatistics
 from clipfast.errors import ConfigurationError, InputError, UnsupportedError
 from clipfast.hidden_states import Layer, image_tokens, text_tokens
-from clipfast.inputs import DecodeOptions, load_tokenizer, preprocess_image
-from clipfast.ops import Tensor
-from clipfast.parameters import map_tensors
-from clipfast.precision import DTYPES, resolve_device, resolve_precision
+from clipfast.inputs import DecodeOptions, Tokenizer, load_tokenizer, preprocess_image
+from clipfast.ops import Ops, Tensor
+from clipfast.parameters import Parameters, map_tensors
+from clipfast.placement import layer_of
+from clipfast.precision import DTYPES, resolve_precision
 from clipfast.runtimes.load import is_export, load_runtime
+from clipfast.sharded import ShardedEngine, resolve_devices
 from clipfast.zero_shot import ZeroShotClassifier, load_classifier, zero_shot_classifier
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ def load(
         source: a published name ("ViT-B/32"), a "model/pretrained" pair ("ViT-B-32/laion2b_s34b_b79k"),
             "hf-hub:org/name", a weight file, a directory, "demo" (the small model in the package), or an exported
             directory, .onnx or .engine file.
-        device: auto, cpu, cuda, cuda:N. A CUDA device that was asked for and is missing is an error.
+        device: auto, cpu, cuda, cuda:N, or cuda:all, which shares each batch among all GPUs. A CUDA device that was
+            asked for and is missing is an error.
         precision: auto, fp32, bf16, fp16 (and fp64, for checking). auto is bf16 where the hardware has it, else fp32.
         backend: auto, reference, cpu, triton, cuda; for exports auto, onnxruntime, tensorrt. A named backend that
             cannot serve is an error, never replaced.
@@ -76,8 +79,13 @@ def load(
         if threads < 1:
             raise ConfigurationError(f"threads={threads}: expected a positive number, or None")
         torch.set_num_threads(threads)
-    place = resolve_device(device)
+    places = resolve_devices(device)
+    place = places[0]
     if is_export(source):
+        if len(places) > 1:
+            raise UnsupportedError(
+                f"device={device!r}: an export runs on one device; pass cuda:0, or load the weights"
+            )
         return _load_export(arguments, place)
     resolved = resolve_precision(precision, place)
     dtype = DTYPES[resolved]
@@ -86,13 +94,16 @@ def load(
     )
     checkpoint = load_checkpoint(str(source), architecture=architecture, activation=activation)
     parameters = fold(checkpoint.tensors, checkpoint.config, dtype)
-    if place.type != "cpu":
-        parameters = map_tensors(parameters, lambda tensor: tensor.to(place))
-    encoder = TowerEncoder(checkpoint.config, parameters, ops, place)
-    logger.info("loaded %s: %s on %s, backend %s", checkpoint.source, resolved, place, ops.name)
+    tokenizer = load_tokenizer()
+    engines = [
+        _engine_on(place, checkpoint.config, parameters, ops, tokenizer, batch_invariant)
+        for place in places
+    ]
+    where = ", ".join(map(str, places))
+    logger.info("loaded %s: %s on %s, backend %s", checkpoint.source, resolved, where, ops.name)
     if batch_invariant:
         logger.warning("batch_invariant=True: items are encoded one at a time, at batch-1 speed")
-    engine = Engine(encoder, load_tokenizer(), batch_invariant=batch_invariant)
+    engine = engines[0] if len(engines) == 1 else ShardedEngine(engines)
     return Model(engine, resolved, ops.name, lambda: checkpoint.fingerprint, arguments)
 
 
@@ -305,7 +316,11 @@ class Model:
         return self._engine.tokenizer.tokenize(texts, self.config.text.context_length, truncate)
 
     def describe(self) -> dict[str, Any]:
-        """What runs where and why: model, device, precision, and the backend of each operation."""
+        """What runs where and why: model, device, precision, the backend of each operation, and the batches.
+
+        On a GPU the batches say what was computed from its multiprocessors, which sizes have a graph, and what its
+        memory allows.
+        """
         encoder = self._encoder
         return {
             "model": self.config.name,
@@ -313,6 +328,7 @@ class Model:
             "precision": self.precision,
             "backend": self.backend,
             "operations": encoder.ops.describe() if isinstance(encoder, TowerEncoder) else {},
+            "batches": self._engine.describe(),
         }
 
     def export_onnx(self, directory: str | Path, **options: Any) -> ExportReport:
@@ -332,12 +348,34 @@ class Model:
             activation=arguments["activation"],
         )
 
-    def warmup(self, batch_size: int = 1) -> Model:
-        """Run one batch of each kind, so that the next call pays no first-use cost. Returns the model."""
+    def warmup(self, batch_size: int | Sequence[int] = 1) -> Model:
+        """Run one batch of each kind and size, so that the next call pays no first-use cost. Returns the model.
+
+        On a GPU kernels are compiled, and the graphs of these sizes captured.
+        """
         size = self.config.vision.image_size
-        self.encode_images(np.zeros((batch_size, 3, size, size), np.uint8))
-        self.encode_texts(["warm up"] * batch_size)
+        for count in [batch_size] if isinstance(batch_size, int) else batch_size:
+            self.encode_images(np.zeros((count, 3, size, size), np.uint8))
+            self.encode_texts(["warm up"] * count)
         return self
+
+    def release(self) -> None:
+        """Give graphs, pinned buffers and cached memory back to the device; what is used again is made again."""
+        self._engine.release()
+
+
+def _engine_on(
+    place: torch.device,
+    config: ModelConfig,
+    parameters: Parameters,
+    ops: Ops,
+    tokenizer: Tokenizer,
+    batch_invariant: bool,
+) -> Engine:
+    if place.type != "cpu":
+        parameters = map_tensors(parameters, lambda tensor: tensor.to(place))
+    encoder = TowerEncoder(config, parameters, ops, place)
+    return Engine(encoder, tokenizer, batch_invariant=batch_invariant, layer=layer_of(place))
 
 
 def _load_export(arguments: dict[str, Any], place: torch.device) -> Model:
