@@ -149,7 +149,11 @@ setup(
     ext_modules=[
         Extension(
             "clipfast._native",
-            sources=["csrc/bindings.cpp", *sources("csrc/cpu", ".cpp")],
+            sources=[
+                "csrc/bindings.cpp",
+                "csrc/bindings_towers.cpp",
+                *sources("csrc/cpu", ".cpp"),
+            ],
             depends=headers(),
             include_dirs=["csrc", pybind11.get_include()],
             language="c++",

@@ -1,6 +1,7 @@
 from typing import TypeAlias
 
 Matrix: TypeAlias = tuple[int, int, int]  # address, rows, row stride in bytes
+TypedMatrix: TypeAlias = tuple[int, int, int, str]  # and the dtype; address 0 for none
 
 def cpu_features() -> dict[str, bool]: ...
 def supported_isas() -> tuple[str, ...]: ...
@@ -22,6 +23,55 @@ def top_k(
     k: int,
     scores: int,
     indices: int,
+    isa: str,
+    threads: int,
+) -> None: ...
+def layer_norm(
+    x: TypedMatrix,
+    residual: TypedMatrix,
+    total: TypedMatrix,
+    out: TypedMatrix,
+    weight: int,
+    bias: int,
+    width: int,
+    eps: float,
+    isa: str,
+    threads: int,
+) -> None: ...
+def attention(
+    queries: Matrix,
+    keys: Matrix,
+    values: Matrix,
+    out: Matrix,
+    heads: tuple[int, int],  # count, columns of each
+    dtype: str,
+    segments: tuple[int, int, int, int],  # count, addresses of cu_queries, cu_keys and key_rows
+    lengths: tuple[int, int],  # of queries and keys where there is no cu_
+    causal: bool,
+    isa: str,
+    threads: int,
+) -> None: ...
+def patches(
+    pixels: int,
+    strides: tuple[int, ...],
+    images: int,
+    grid: int,
+    patch: int,
+    out: Matrix,
+    dtype: str,
+    threads: int,
+) -> None: ...
+def quantise(
+    x: TypedMatrix, out: Matrix, row_scale: int, width: int, isa: str, threads: int
+) -> None: ...
+def dequantise(
+    y: TypedMatrix,
+    row_scale: int,
+    bias: int,
+    activation: str,
+    residual: TypedMatrix,
+    out: TypedMatrix,
+    width: int,
     isa: str,
     threads: int,
 ) -> None: ...

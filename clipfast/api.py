@@ -24,7 +24,7 @@ from clipfast.inputs import DecodeOptions, Tokenizer, load_tokenizer, preprocess
 from clipfast.ops import Ops, Tensor
 from clipfast.parameters import Parameters, map_tensors
 from clipfast.placement import layer_of
-from clipfast.precision import DTYPES, resolve_precision
+from clipfast.precision import DTYPES, compute_dtype, resolve_precision
 from clipfast.runtimes.load import is_export, load_runtime
 from clipfast.sharded import ShardedEngine, resolve_devices
 from clipfast.zero_shot import ZeroShotClassifier, load_classifier, zero_shot_classifier
@@ -88,12 +88,17 @@ def load(
             )
         return _load_export(arguments, place)
     resolved = resolve_precision(precision, place)
-    dtype = DTYPES[resolved]
+    dtype = compute_dtype(resolved, place)
     ops = select_ops(
         environment.backend() if backend == "auto" else backend, device=place, dtype=dtype
     )
+    quantise = None if resolved in DTYPES else ops.quantise
+    if resolved not in DTYPES and quantise is None:
+        raise UnsupportedError(
+            f"backend {ops.name!r} has no {resolved} kernels; use the cpu backend, fp32, bf16 or auto"
+        )
     checkpoint = load_checkpoint(str(source), architecture=architecture, activation=activation)
-    parameters = fold(checkpoint.tensors, checkpoint.config, dtype)
+    parameters = fold(checkpoint.tensors, checkpoint.config, dtype, ops.prepare, quantise)
     tokenizer = load_tokenizer()
     engines = [
         _engine_on(place, checkpoint.config, parameters, ops, tokenizer, batch_invariant)

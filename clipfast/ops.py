@@ -23,6 +23,8 @@ from typing import Literal, Protocol, overload
 
 import torch
 
+from clipfast import parameters
+
 Tensor = torch.Tensor
 LinearActivation = Literal["gelu", "quick_gelu", "silu", "relu"]
 
@@ -261,6 +263,23 @@ class ResizeCrop(Protocol):
         ...
 
 
+class Prepare(Protocol):
+    def __call__(self, linear: parameters.Linear, boundary: int | None = None) -> parameters.Linear:
+        """The same layer in the layout that the backend's `linear` reads fastest, once, at load.
+
+        Its weight may be opaque: shape and dtype are what they were, and nothing else may be asked of it.
+
+        Args:
+            linear: on the CPU.
+            boundary: of its output features; `rows(0, boundary)` and `rows(boundary)` will be asked for.
+        """
+        ...
+
+
+def _as_it_is(linear: parameters.Linear, boundary: int | None = None) -> parameters.Linear:
+    return linear
+
+
 # What every backend serves. `resize_crop` is an operation too, but one that a backend may lack.
 OPERATIONS = (
     "patch_embed",
@@ -303,6 +322,11 @@ class Ops:
     log_sum_exp: LogSumExp
     resize_crop: ResizeCrop | None = None
     unsupported_reason: UnsupportedReason = _always_supported
+    prepare: Prepare = _as_it_is
+    # The same with an int8 weight, where the backend has products of bytes.
+    quantise: Prepare | None = None
+    # Whether a residual costs less in `layer_norm` than in the `linear` before it.
+    adds_in_norm: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> dict[str, str]:

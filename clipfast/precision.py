@@ -17,7 +17,7 @@ PRECISIONS = ("auto", *DTYPES, *QUANTISED)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """A name of DTYPES.
+    """A name of DTYPES, or "int8" on the CPU.
 
     Raises:
         ConfigurationError: the name is unknown.
@@ -27,11 +27,18 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         raise ConfigurationError(
             f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}"
         )
+    if precision == "int8" and device.type == "cpu":
+        return precision
     if precision in QUANTISED:
         raise UnsupportedError(
             f"precision {precision!r} has no kernels on {device} in this version; use fp32, bf16, fp16 or auto"
         )
     return _auto(device) if precision == "auto" else precision
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Of a resolved precision's matrices; of "int8", of what is not quantised."""
+    return DTYPES[_auto(device) if precision in QUANTISED else precision]
 
 
 def _auto(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-// clipfast._native: this file and bindings_cuda.cpp alone know Python. Functions take addresses,
+// clipfast._native: the bindings*.cpp alone know Python. Functions take addresses,
 // sizes and strides that the adapters in clipfast/backends/ have checked, release the GIL, and
 // write into memory that the caller owns. Strides are in bytes.
 
@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/cpu_features.h"
+#include "bindings_arguments.h"
 #include "cpu/resize.h"
 #include "cpu/similarity.h"
 #include "cpu/tokenizer.h"
@@ -22,32 +22,6 @@ namespace py = pybind11;
 
 namespace clipfast {
 namespace {
-
-constexpr struct {
-    const char* name;
-    Isa isa;
-} kIsas[] = {{"serial", Isa::serial},
-             {"avx2", Isa::avx2},
-             {"avx512", Isa::avx512},
-             {"avx512_bf16", Isa::avx512_bf16}};
-
-constexpr struct {
-    const char* name;
-    Dtype dtype;
-} kDtypes[] = {{"float32", Dtype::f32}, {"float16", Dtype::f16}, {"bfloat16", Dtype::bf16}};
-
-Isa parse_isa(const std::string& name) {
-    for (const auto& entry : kIsas)
-        if (name == entry.name && supports(entry.isa)) return entry.isa;
-    throw std::invalid_argument("instruction set '" + name +
-                                "' is unknown, or not in this processor");
-}
-
-Dtype parse_dtype(const std::string& name) {
-    for (const auto& entry : kDtypes)
-        if (name == entry.name) return entry.dtype;
-    throw std::invalid_argument("dtype '" + name + "' is not one of float32, float16, bfloat16");
-}
 
 py::dict features_as_dict() {
     const CpuFeatures& f = cpu_features();
@@ -72,11 +46,6 @@ py::tuple supported_isas() {
     for (const auto& entry : kIsas)
         if (supports(entry.isa)) names.append(entry.name);
     return py::tuple(names);
-}
-
-Matrix parse_matrix(const py::tuple& argument) {
-    return {reinterpret_cast<const char*>(argument[0].cast<std::uintptr_t>()),
-            argument[1].cast<std::int64_t>(), argument[2].cast<std::int64_t>()};
 }
 
 CosineProblem parse_problem(const py::tuple& queries, const py::tuple& rows, std::int64_t width,
@@ -239,6 +208,7 @@ PYBIND11_MODULE(_native, module) {
                py::arg("isa"),
                "Resize and crop images (address, count, image stride, row stride, channels) along "
                "axes (source, resized, start, length) into out (address, image stride, planar).");
+    bind_towers(module);
     bind_tokenizer(module);
 #ifdef CLIPFAST_CUDA
     module.attr("cuda_architectures") = CLIPFAST_CUDA;

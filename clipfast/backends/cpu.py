@@ -8,18 +8,32 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 from dataclasses import dataclass, replace
 
 import torch
 
 from clipfast import environment
+from clipfast.backends.cpu_convolution import convolution
+from clipfast.backends.cpu_linear import prepare
+from clipfast.backends.cpu_operands import DTYPES, check_matrix, matrix, threads
+from clipfast.backends.cpu_quantised import quantise
+from clipfast.backends.cpu_towers import TowerKernels
 from clipfast.backends.reference import REFERENCE
 from clipfast.errors import ConfigurationError, InputError, UnsupportedError
 from clipfast.ops import OPERATIONS, Ops, Tensor
 
-DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
-OWN_OPERATIONS = ("similarity", "top_k")
+# What runs in C++, or in oneDNN with what it cannot fuse in C++.
+OWN_OPERATIONS = (
+    "patch_embed",
+    "layer_norm",
+    "linear",
+    "attention",
+    "tree_attention",
+    "attention_pool",
+    "convolution",
+    "similarity",
+    "top_k",
+)
 
 
 def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -76,19 +90,33 @@ def cpu_features() -> dict[str, bool]:
 
 
 def make_ops() -> Ops:
-    """The operations, with similarity and top_k in C++ for the instruction set of `isa()`."""
-    kernels = CosineKernels(isa())
+    """The operations, in C++ for the instruction set of `isa()` but for what is borrowed."""
+    chosen = isa()
+    cosines, towers = CosineKernels(chosen), TowerKernels(chosen)
     return replace(
         REFERENCE,
         name="cpu",
-        similarity=kernels.similarity,
-        top_k=kernels.top_k,
+        patch_embed=towers.patch_embed,
+        layer_norm=towers.layer_norm,
+        linear=towers.linear,  # type: ignore[arg-type]  # one body for the two overloads
+        attention=towers.attention,
+        tree_attention=towers.tree_attention,
+        attention_pool=towers.attention_pool,
+        convolution=convolution,
+        similarity=cosines.similarity,
+        top_k=cosines.top_k,
         unsupported_reason=_operation_reason,
-        sources={
-            name: f"cpu ({kernels.isa})" if name in OWN_OPERATIONS else "reference (torch)"
-            for name in OPERATIONS
-        },
+        prepare=prepare,
+        quantise=quantise,
+        adds_in_norm=True,
+        sources={name: _source(name, chosen) for name in OPERATIONS},
     )
+
+
+def _source(name: str, chosen: str) -> str:
+    if name not in OWN_OPERATIONS:
+        return "reference (torch)"
+    return f"cpu (oneDNN, {chosen})" if name in ("linear", "convolution") else f"cpu ({chosen})"
 
 
 def _operation_reason(name: str, *, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -123,14 +151,14 @@ class CosineKernels:
         _check("similarity", queries, keys)
         out = torch.empty(len(queries), len(keys), dtype=torch.float32)
         _native.similarity(
-            _matrix(queries),
-            _matrix(keys),
+            matrix(queries),
+            matrix(keys),
             queries.shape[1],
             DTYPES[queries.dtype],
             scale,
             out.data_ptr(),
             self.isa,
-            _threads(),
+            threads(),
         )
         return out
 
@@ -156,33 +184,23 @@ class CosineKernels:
         indices = torch.empty(len(queries), k, dtype=torch.int64)
         if k > 0:
             _native.top_k(
-                _matrix(queries),
-                _matrix(gallery),
+                matrix(queries),
+                matrix(gallery),
                 queries.shape[1],
                 DTYPES[queries.dtype],
                 k,
                 scores.data_ptr(),
                 indices.data_ptr(),
                 self.isa,
-                _threads(),
+                threads(),
             )
         return scores, indices
 
 
 def _check(operation: str, queries: Tensor, rows: Tensor) -> None:
-    """Raises InputError unless both are (rows, E) matrices that the kernels can read."""
+    """Raises InputError unless both are (rows, E) matrices of one dtype that the kernels can read."""
     for tensor in (queries, rows):
-        if tensor.dtype not in DTYPES or tensor.device.type != "cpu":
-            raise InputError(
-                f"{operation} reads float32, float16 or bfloat16 on cpu, got {tensor.dtype} on {tensor.device}",
-                code="wrong_type",
-            )
-        if tensor.dim() != 2 or (tensor.shape[1] > 1 and tensor.stride(1) != 1):
-            raise InputError(
-                f"{operation} reads (rows, E) with unit stride in the last axis, "
-                f"got shape {tuple(tensor.shape)}, strides {tensor.stride()}",
-                code="wrong_shape",
-            )
+        check_matrix(operation, tensor)
     if queries.dtype != rows.dtype:
         raise InputError(
             f"{operation} needs one dtype, got {queries.dtype} and {rows.dtype}", code="wrong_type"
@@ -192,23 +210,3 @@ def _check(operation: str, queries: Tensor, rows: Tensor) -> None:
             f"{operation} needs one width E, got {queries.shape[1]} and {rows.shape[1]}",
             code="wrong_shape",
         )
-
-
-def _matrix(tensor: Tensor) -> tuple[int, int, int]:
-    return tensor.data_ptr(), tensor.shape[0], tensor.stride(0) * tensor.element_size()
-
-
-_forked = False
-
-
-def _note_fork() -> None:
-    global _forked  # noqa: PLW0603  # the one fact about this process that only the fork knows
-    _forked = True
-
-
-os.register_at_fork(after_in_child=_note_fork)
-
-
-def _threads() -> int:
-    """torch's thread count; 1 in a forked child, where libgomp's threads do not exist and a team would hang."""
-    return 1 if _forked else torch.get_num_threads()

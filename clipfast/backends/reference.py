@@ -56,13 +56,14 @@ def linear(
     else:
         y = F.linear(x, weight) * row_scale[:, None]
         y = (y if bias is None else y + bias).to(x.dtype)
-    y = _activate(y, activation)
+    y = activate(y, activation)
     if residual is not None:
         y = (y + residual).to(residual.dtype)
     return (y, y.float().square().sum(dim=-1)) if return_row_stats else y
 
 
-def _activate(y: Tensor, activation: LinearActivation | None) -> Tensor:
+def activate(y: Tensor, activation: LinearActivation | None) -> Tensor:
+    """activation(y), in y's dtype."""
     match activation:
         case None:
             return y

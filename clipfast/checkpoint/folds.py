@@ -15,7 +15,7 @@ ln_pre, ln_post and ln_final keep their scale and shift: the first feeds the res
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -47,15 +47,31 @@ QUICK_GELU_SLOPE = 1.702
 BATCH_NORM_EPS = 1e-5
 
 
-def fold(tensors: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype) -> Parameters:
+# A linear layer, and where `rows` will part it, in a backend's own layout (`ops.Prepare`).
+Prepare = Callable[[Linear, int | None], Linear]
+
+
+def _unchanged(linear: Linear, boundary: int | None = None) -> Linear:
+    return linear
+
+
+def fold(
+    tensors: Mapping[str, Tensor],
+    config: ModelConfig,
+    dtype: torch.dtype,
+    prepare: Prepare = _unchanged,
+    quantise: Prepare | None = None,
+) -> Parameters:
     """The parameters of both towers.
 
     Args:
         tensors: canonical name -> tensor in any floating dtype (`Checkpoint.tensors`); read one at a time.
         config: of the same model.
         dtype: of the matrices. Folding itself is done in float32, or float64 when that is the dtype.
+        prepare: applied to each linear layer of the transformers as it is made, so that no second copy of all exists.
+        quantise: takes the place of `prepare` for the layers inside the blocks.
     """
-    folder = _Folder(tensors, dtype)
+    folder = _Folder(tensors, dtype, prepare, quantise)
     vision = (
         folder.resnet(config.vision, config.preprocess)
         if isinstance(config.vision, ResNetConfig)
@@ -80,8 +96,16 @@ def stream_dtype(dtype: torch.dtype) -> torch.dtype:
 class _Folder:
     """Reads canonical tensors in the working dtype and writes folded ones in the compute dtype."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        prepare: Prepare = _unchanged,
+        quantise: Prepare | None = None,
+    ) -> None:
         self.tensors = tensors
+        self.prepare = prepare
+        self.quantise = quantise
         self.dtype = dtype
         self.stream = stream_dtype(dtype)
 
@@ -100,6 +124,13 @@ class _Folder:
         return tensor.to(self.stream).contiguous()
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        return self.prepare(self._linear(weight, bias), None)
+
+    def layer(self, weight: Tensor, bias: Tensor, boundary: int | None = None) -> Linear:
+        """A layer inside a block."""
+        return (self.quantise or self.prepare)(self._linear(weight, bias), boundary)
+
+    def _linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         return Linear(self.keep(weight), None if bias is None else self.keep(bias))
 
     def projection(self, name: str) -> Linear:
@@ -117,16 +148,22 @@ class _Folder:
     ) -> tuple[Block, ...]:
         return tuple(
             self.block(
-                f"{prefix}.resblocks.{i}", config.heads, config.activation, config.layer_norm_eps
+                f"{prefix}.resblocks.{i}",
+                config.heads,
+                config.activation,
+                config.layer_norm_eps,
+                pooled=i == config.layers - 1,
             )
             for i in range(config.layers)
         )
 
-    def block(self, name: str, heads: int, activation: Activation, eps: float) -> Block:
+    def block(
+        self, name: str, heads: int, activation: Activation, eps: float, *, pooled: bool
+    ) -> Block:
         out_weight = self.read(f"{name}.attn.out_proj.weight")
         width = out_weight.shape[0]
-        qkv_weight, qkv_bias = self._after_norm(
-            f"{name}.ln_1", f"{name}.attn.in_proj_weight", f"{name}.attn.in_proj_bias"
+        ln_1, qkv_weight, qkv_bias = self._after_norm(
+            f"{name}.ln_1", f"{name}.attn.in_proj_weight", f"{name}.attn.in_proj_bias", eps
         )
         scale = (width // heads) ** -0.5
         qkv_weight[:width] *= scale
@@ -135,8 +172,8 @@ class _Folder:
         out_bias = self.read(f"{name}.attn.out_proj.bias") + out_weight @ value_bias
         qkv_bias[width:] = 0
 
-        fc_weight, fc_bias = self._after_norm(
-            f"{name}.ln_2", f"{name}.mlp.c_fc.weight", f"{name}.mlp.c_fc.bias"
+        ln_2, fc_weight, fc_bias = self._after_norm(
+            f"{name}.ln_2", f"{name}.mlp.c_fc.weight", f"{name}.mlp.c_fc.bias", eps
         )
         proj_weight = self.read(f"{name}.mlp.c_proj.weight")
         quick = activation == "quick_gelu"
@@ -144,22 +181,31 @@ class _Folder:
             fc_weight *= QUICK_GELU_SLOPE
             fc_bias *= QUICK_GELU_SLOPE
             proj_weight = proj_weight / QUICK_GELU_SLOPE
-        folded_norm = LayerNorm(None, None, eps)
         return Block(
-            ln_1=folded_norm,
-            qkv=self.linear(qkv_weight, qkv_bias),
-            out_proj=self.linear(out_weight, out_bias),
-            ln_2=folded_norm,
-            c_fc=self.linear(fc_weight, fc_bias),
-            c_proj=self.linear(proj_weight, self.read(f"{name}.mlp.c_proj.bias")),
+            ln_1=ln_1,
+            qkv=self.layer(qkv_weight, qkv_bias, width if pooled else None),
+            out_proj=self.layer(out_weight, out_bias),
+            ln_2=ln_2,
+            c_fc=self.layer(fc_weight, fc_bias),
+            c_proj=self.layer(proj_weight, self.read(f"{name}.mlp.c_proj.bias")),
             activation="silu" if quick else "gelu",
         )
 
-    def _after_norm(self, norm: str, weight: str, bias: str) -> tuple[Tensor, Tensor]:
-        """The linear that reads a LayerNorm, with the norm's scale and shift inside it."""
-        matrix = self.read(weight)
+    def _after_norm(
+        self, norm: str, weight: str, bias: str, eps: float
+    ) -> tuple[LayerNorm, Tensor, Tensor]:
+        """A LayerNorm and the linear that reads it, the norm's scale and shift inside the linear.
+
+        Quantised, the norm keeps the power of two of each channel's scale, which is exact: trained norms scale
+        outlier channels down, and left to the weight that would come after the rounding of the activations.
+        """
+        matrix, scale = self.read(weight), self.read(f"{norm}.weight")
         shifted = self.read(bias) + matrix @ self.read(f"{norm}.bias")
-        return matrix * self.read(f"{norm}.weight"), shifted
+        if self.quantise is None:
+            return LayerNorm(None, None, eps), matrix * scale, shifted
+        tiny = torch.finfo(scale.dtype).tiny
+        kept = torch.exp2(torch.log2(scale.abs().clamp_min(tiny)).round())
+        return LayerNorm(self.keep_stream(kept), None, eps), matrix * (scale / kept), shifted
 
     def vision_transformer(
         self, config: VisionTransformerConfig, preprocess: PreprocessConfig
@@ -180,8 +226,9 @@ class _Folder:
     ) -> PatchEmbed:
         convolution = self.read("visual.conv1.weight")
         weight, bias = self._normalise_pixels(convolution, preprocess)
+        embed = self.prepare(Linear(weight.flatten(1), bias), None)
         return PatchEmbed(
-            weight=weight.flatten(1),
+            weight=embed.weight,
             bias=bias,
             float_weight=self.keep(convolution.flatten(1)),
             class_row=self.keep_stream(class_row),

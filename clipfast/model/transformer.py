@@ -45,7 +45,19 @@ def pooled_block(
 
 
 def _after_attention(ops: Ops, x: Tensor, attended: Tensor, p: Block) -> Tensor:
-    x = ops.linear(attended, p.out_proj.weight, p.out_proj.bias, residual=x)
-    y = normalise(ops, x, p.ln_2, p.c_fc.weight)
+    x, y = _add_and_normalise(ops, x, attended, p)
     hidden = ops.linear(y, p.c_fc.weight, p.c_fc.bias, activation=p.activation)
     return ops.linear(hidden, p.c_proj.weight, p.c_proj.bias, residual=x)
+
+
+def _add_and_normalise(ops: Ops, x: Tensor, attended: Tensor, p: Block) -> tuple[Tensor, Tensor]:
+    """x + out_proj(attended), and ln_2 of it: the sum is made by whichever operation makes it cheaper."""
+    weight, bias, norm = p.out_proj.weight, p.out_proj.bias, p.ln_2
+    if not ops.adds_in_norm:
+        x = ops.linear(attended, weight, bias, residual=x)
+        return x, normalise(ops, x, norm, p.c_fc.weight)
+    delta = ops.linear(attended, weight, bias)
+    y, x = ops.layer_norm(
+        delta, norm.weight, norm.bias, norm.eps, residual=x, dtype=p.c_fc.weight.dtype
+    )
+    return x, y

@@ -3,13 +3,9 @@
 #include <cmath>
 #include <limits>
 
+#include "cpu/vector_exp.h"
+
 #if defined(__x86_64__)
-// GCC 12's own header warns where it leaves a register undefined on purpose (GCC bug 105593).
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
 #define AVX2 __attribute__((target("avx2,fma")))
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
 #endif
@@ -17,14 +13,6 @@
 
 namespace clipfast {
 namespace {
-
-// exp(x) = 2^n * exp(r), n = round(x / ln 2), r = x - n ln 2 in two parts, |r| <= ln 2 / 2.
-constexpr float kLog2E = 1.44269504088896341f;
-constexpr float kLn2High = 0.693359375f;
-constexpr float kLn2Low = -2.12194440e-4f;
-constexpr float kC5 = 1.9875691500e-4f, kC4 = 1.3981999507e-3f, kC3 = 8.3334519073e-3f;
-constexpr float kC2 = 4.1665795894e-2f, kC1 = 1.6666665459e-1f, kC0 = 5.0000001201e-1f;
-constexpr float kLowest = -87.0f;
 
 constexpr std::int64_t kSumBlock = 4096;
 
@@ -52,26 +40,6 @@ AVX2 INLINE void store_avx2(float* row, std::int64_t left, __m256 x) {
     alignas(32) float buffer[8];
     _mm256_store_ps(buffer, x);
     for (int i = 0; i < left; ++i) row[i] = buffer[i];
-}
-
-AVX2 INLINE __m256 exp_avx2(__m256 x) {
-    const __m256 lowest = _mm256_set1_ps(kLowest);
-    const __m256 vanishes = _mm256_cmp_ps(x, lowest, _CMP_LT_OQ);
-    const __m256 clamped = _mm256_max_ps(lowest, x);  // the second operand, x, where x is NaN
-    const __m256 n = _mm256_round_ps(_mm256_mul_ps(clamped, _mm256_set1_ps(kLog2E)),
-                                     _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(kLn2High), clamped);
-    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(kLn2Low), r);
-    __m256 p = _mm256_set1_ps(kC5);
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kC4));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kC3));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kC2));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kC1));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kC0));
-    p = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
-    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-    const __m256 power = _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
-    return _mm256_andnot_ps(vanishes, _mm256_mul_ps(p, power));
 }
 
 AVX2 void softmax_avx2(float* row, std::int64_t count) {
@@ -103,24 +71,6 @@ AVX2 void softmax_avx2(float* row, std::int64_t count) {
 
 AVX512 INLINE __mmask16 lanes_left(std::int64_t left) {
     return left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
-}
-
-AVX512 INLINE __m512 exp_avx512(__m512 x) {
-    const __m512 lowest = _mm512_set1_ps(kLowest);
-    const __mmask16 stays = _mm512_cmp_ps_mask(x, lowest, _CMP_NLT_UQ);
-    const __m512 clamped = _mm512_max_ps(lowest, x);  // the second operand, x, where x is NaN
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(clamped, _mm512_set1_ps(kLog2E)),
-                                          _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(kLn2High), clamped);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(kLn2Low), r);
-    __m512 p = _mm512_set1_ps(kC5);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(kC4));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(kC3));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(kC2));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(kC1));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(kC0));
-    p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
-    return _mm512_maskz_scalef_ps(stays, p, n);
 }
 
 AVX512 void softmax_avx512(float* row, std::int64_t count) {

@@ -1,3 +1,3 @@
-from tests.native.kernels import kernels
+from tests.native.kernels import kernels, towers
 
-__all__ = ["kernels"]
+__all__ = ["kernels", "towers"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from clipfast.backends.cpu import CosineKernels
+from clipfast.backends.cpu_towers import TowerKernels
 from clipfast.environment import ISAS
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -28,6 +29,11 @@ def kernels_for(isa: str) -> CosineKernels:
 @pytest.fixture(params=[isa for isa in ISAS if isa != "auto"])
 def kernels(request: pytest.FixtureRequest) -> CosineKernels:
     return kernels_for(request.param)
+
+
+@pytest.fixture(params=[isa for isa in ISAS if isa != "auto"])
+def towers(request: pytest.FixtureRequest) -> TowerKernels:
+    return TowerKernels(kernels_for(request.param).isa)
 
 
 def rows(count: int, width: int, seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -1,0 +1,144 @@
+"""Linear layers on bytes: int8 weights with a scale for each output feature, activations with a scale for each row.
+
+    x ~ s[m] (q - 128),  weight ~ w[n] r        y[m, n] = s[m] w[n] sum_k (q[m, k] - 128) r[n, k]
+
+oneDNN multiplies the bytes and applies w[n]; what the 128 adds is known beforehand and goes in as its bias. The row's
+scale, the layer's bias, the activation and the residual follow in one pass, so that no 32-bit sums pass through memory.
+Source: per-token dynamic quantisation, Yao et al. 2022, arXiv:2206.01861.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from clipfast.backends import reference
+from clipfast.backends.cpu_linear import SplitLinear
+from clipfast.backends.cpu_operands import NO_MATRIX, check_matrix, matrix, threads, typed_matrix
+from clipfast.ops import LinearActivation, Tensor
+from clipfast.parameters import Linear
+
+_LARGEST = 127
+_ZERO = 128
+# Activations that the pass after the product applies.
+_FUSED = ("silu", "gelu")
+
+
+class QuantisedWeight(torch.Tensor):
+    """A weight (N, K) of the compute dtype that exists only as packed bytes with their scales.
+
+    packed: what oneDNN reads. scale: (N,) float32. shift: (N,) float32, what subtracts the bytes' zero point.
+    """
+
+    packed: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    @staticmethod
+    def of(weight: Tensor) -> QuantisedWeight:
+        """Rounded to the nearest of 255 steps between the extremes of each output feature."""
+        wide = weight.float()
+        scale = wide.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / _LARGEST
+        rounded = torch.round(wide / scale[:, None]).to(torch.int8)
+        quantised = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001
+            QuantisedWeight, weight.shape, dtype=weight.dtype
+        )
+        assert isinstance(quantised, QuantisedWeight)
+        quantised.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
+        quantised.scale = scale
+        quantised.shift = -_ZERO * rounded.sum(dim=1).float() * scale
+        return quantised
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]  # torch declares an instance method, and wants this
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Tensor:
+        raise TypeError(f"{func} cannot read a quantised weight")
+
+
+def quantise(linear: Linear, boundary: int | None = None) -> Linear:
+    """The layer with an int8 weight; arguments as `cpu_linear.prepare`."""
+    weight, bias = QuantisedWeight.of(linear.weight), linear.bias
+    bias = None if bias is None else bias.float()
+    if boundary is None:
+        return Linear(weight, bias)
+    parts = (quantise(linear.rows(*rows)) for rows in ((0, boundary), (boundary, None)))
+    return SplitLinear(weight, bias, *parts)
+
+
+@dataclass(frozen=True)
+class QuantisedProducts:
+    """Products with `QuantisedWeight`, for one instruction set."""
+
+    isa: str
+
+    def linear(
+        self,
+        x: Tensor,
+        weight: QuantisedWeight,
+        bias: Tensor | None,
+        *,
+        activation: LinearActivation | None,
+        residual: Tensor | None,
+    ) -> Tensor:
+        """activation(x @ weight^T + bias) + residual: (M, N) in the residual's dtype, else x's.
+
+        Raises: InputError.
+        """
+        if len(x) == 0:
+            return (x if residual is None else residual).new_empty(0, weight.shape[0])
+        rows, row_scale = self._quantise(x)
+        y = torch.ops.onednn.qlinear_pointwise(
+            rows, 1.0, 0, weight.packed, weight.scale, _no_zero_points(weight), weight.shift,
+            1.0, 0, x.dtype, "none", [], "none",
+        )  # fmt: skip
+        fused = activation if activation in _FUSED else None
+        inside = fused == activation  # else it comes between, and the residual after it
+        out = self._dequantise(y, row_scale, bias, fused, residual if inside else None)
+        if inside:
+            return out
+        out = reference.activate(out, activation)
+        return out if residual is None else (out + residual).to(residual.dtype)
+
+    def _quantise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(M, K) uint8 around 128, and the scale of each row, (M,) float32."""
+        from clipfast import _native
+
+        check_matrix("linear", x)
+        rows, row_scale = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x))
+        _native.quantise(
+            typed_matrix(x), matrix(rows), row_scale.data_ptr(), x.shape[1], self.isa, threads()
+        )
+        return rows, row_scale
+
+    def _dequantise(
+        self,
+        y: Tensor,
+        row_scale: Tensor,
+        bias: Tensor | None,
+        activation: LinearActivation | None,
+        residual: Tensor | None,
+    ) -> Tensor:
+        from clipfast import _native
+
+        if residual is not None:
+            check_matrix("linear", residual, y.shape[1])
+        out = torch.empty(y.shape, dtype=y.dtype if residual is None else residual.dtype)
+        _native.dequantise(
+            typed_matrix(y),
+            row_scale.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
+            activation or "none",
+            NO_MATRIX if residual is None else typed_matrix(residual),
+            typed_matrix(out),
+            y.shape[1],
+            self.isa,
+            threads(),
+        )
+        return out
+
+
+def _no_zero_points(weight: QuantisedWeight) -> Tensor:
+    return torch.zeros(weight.shape[0], dtype=torch.int32)

@@ -1,0 +1,301 @@
+#include "cpu/quantise.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "cpu/parallel.h"
+#include "cpu/row_convert.h"
+#include "cpu/vector_exp.h"
+
+#if defined(__x86_64__)
+#define AVX2 __attribute__((target("avx2,fma")))
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
+#endif
+#define INLINE inline __attribute__((always_inline))
+
+namespace clipfast {
+namespace {
+
+constexpr float kLargest = 127;
+constexpr int kZero = 128;
+constexpr std::int64_t kFill = 16;  // elements after a row that may be read and written
+
+// erf(z) = 1 - t (a1 + t (a2 + ...)) exp(-z^2), t = 1 / (1 + p z), z >= 0.
+constexpr float kErfP = 0.3275911f, kErf1 = 0.254829592f, kErf2 = -0.284496736f;
+constexpr float kErf3 = 1.421413741f, kErf4 = -1.453152027f, kErf5 = 1.061405429f;
+constexpr float kRootHalf = 0.70710678f;
+
+struct RowKernels {
+    float (*largest)(const float* x, std::int64_t count);
+    void (*to_bytes)(const float* x, std::int64_t count, float inverse, std::uint8_t* out);
+    // y = activation(scale * y + bias)
+    void (*finish)(float* y, std::int64_t count, float scale, const float* bias, Activation);
+    void (*add)(float* y, const float* other, std::int64_t count);
+};
+
+// --- serial: the definition ---
+
+float largest_serial(const float* x, std::int64_t count) {
+    float largest = 0;
+    for (std::int64_t i = 0; i < count; ++i) {
+        if (x[i] != x[i]) return x[i];
+        largest = std::max(largest, std::fabs(x[i]));
+    }
+    return largest;
+}
+
+void to_bytes_serial(const float* x, std::int64_t count, float inverse, std::uint8_t* out) {
+    for (std::int64_t i = 0; i < count; ++i) {
+        const float scaled = std::clamp(x[i] * inverse, -kLargest, kLargest);
+        out[i] = scaled == scaled ? static_cast<std::uint8_t>(std::lrint(scaled) + kZero) : kZero;
+    }
+}
+
+float activate(float y, Activation activation) {
+    switch (activation) {
+        case Activation::none:
+            return y;
+        case Activation::silu:
+            return y / (1 + std::exp(-y));
+        case Activation::gelu:
+            return 0.5f * y * (1 + std::erf(y * kRootHalf));
+    }
+    return y;
+}
+
+void finish_serial(float* y, std::int64_t count, float scale, const float* bias,
+                   Activation activation) {
+    for (std::int64_t i = 0; i < count; ++i)
+        y[i] = activate(scale * y[i] + (bias ? bias[i] : 0), activation);
+}
+
+void add_serial(float* y, const float* other, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) y[i] += other[i];
+}
+
+#if defined(__x86_64__)
+
+// --- AVX2: rows are filled up with zeros ---
+
+AVX2 float largest_avx2(const float* x, std::int64_t count) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256 tops = _mm256_setzero_ps(), nan = _mm256_setzero_ps();
+    for (std::int64_t i = 0; i < count; i += 8) {
+        const __m256 value = _mm256_loadu_ps(x + i);
+        tops = _mm256_max_ps(tops, _mm256_andnot_ps(sign, value));
+        nan = _mm256_or_ps(nan, _mm256_cmp_ps(value, value, _CMP_UNORD_Q));
+    }
+    if (_mm256_movemask_ps(nan)) return std::numeric_limits<float>::quiet_NaN();
+    alignas(32) float lanes[8];
+    _mm256_store_ps(lanes, tops);
+    float largest = 0;
+    for (float lane : lanes) largest = lane > largest ? lane : largest;
+    return largest;
+}
+
+AVX2 void to_bytes_avx2(const float* x, std::int64_t count, float inverse, std::uint8_t* out) {
+    for (std::int64_t i = 0; i < count; i += 8) {
+        const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(inverse));
+        const __m256i whole =
+            _mm256_add_epi32(_mm256_cvtps_epi32(scaled), _mm256_set1_epi32(kZero));
+        const __m128i words =
+            _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+        alignas(16) std::uint8_t bytes[16];
+        _mm_store_si128(reinterpret_cast<__m128i*>(bytes), _mm_packus_epi16(words, words));
+        std::memcpy(out + i, bytes, count - i < 8 ? count - i : 8);
+    }
+}
+
+AVX2 INLINE __m256 activate_avx2(__m256 y, Activation activation) {
+    const __m256 one = _mm256_set1_ps(1), sign = _mm256_set1_ps(-0.0f);
+    if (activation == Activation::silu) {
+        const __m256 e = exp_avx2(_mm256_or_ps(sign, y));
+        const __m256 upper = _mm256_blendv_ps(y, _mm256_mul_ps(y, e), y);
+        return _mm256_div_ps(upper, _mm256_add_ps(one, e));
+    }
+    if (activation == Activation::none) return y;
+    const __m256 z = _mm256_mul_ps(_mm256_andnot_ps(sign, y), _mm256_set1_ps(kRootHalf));
+    const __m256 t = _mm256_div_ps(one, _mm256_fmadd_ps(z, _mm256_set1_ps(kErfP), one));
+    __m256 p = _mm256_set1_ps(kErf5);
+    p = _mm256_fmadd_ps(p, t, _mm256_set1_ps(kErf4));
+    p = _mm256_fmadd_ps(p, t, _mm256_set1_ps(kErf3));
+    p = _mm256_fmadd_ps(p, t, _mm256_set1_ps(kErf2));
+    p = _mm256_fmadd_ps(p, t, _mm256_set1_ps(kErf1));
+    const __m256 e = exp_avx2(_mm256_xor_ps(sign, _mm256_mul_ps(z, z)));
+    const __m256 tail = _mm256_mul_ps(_mm256_mul_ps(p, t), e);  // 1 - erf(z)
+    const __m256 half = _mm256_mul_ps(_mm256_set1_ps(0.5f), y);
+    return _mm256_mul_ps(half, _mm256_blendv_ps(_mm256_sub_ps(_mm256_set1_ps(2), tail), tail, y));
+}
+
+template <Activation activation>
+AVX2 void finish_as_avx2(float* y, std::int64_t count, float scale, const float* bias) {
+    for (std::int64_t i = 0; i < count; i += 8) {
+        const __m256 shift = bias ? _mm256_loadu_ps(bias + i) : _mm256_setzero_ps();
+        const __m256 x = _mm256_fmadd_ps(_mm256_set1_ps(scale), _mm256_loadu_ps(y + i), shift);
+        _mm256_storeu_ps(y + i, activate_avx2(x, activation));
+    }
+}
+
+void finish_avx2(float* y, std::int64_t count, float scale, const float* bias,
+                 Activation activation) {
+    switch (activation) {
+        case Activation::none:
+            return finish_as_avx2<Activation::none>(y, count, scale, bias);
+        case Activation::silu:
+            return finish_as_avx2<Activation::silu>(y, count, scale, bias);
+        case Activation::gelu:
+            return finish_as_avx2<Activation::gelu>(y, count, scale, bias);
+    }
+}
+
+AVX2 void add_avx2(float* y, const float* other, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; i += 8)
+        _mm256_storeu_ps(y + i, _mm256_add_ps(_mm256_loadu_ps(y + i), _mm256_loadu_ps(other + i)));
+}
+
+// --- AVX-512 ---
+
+AVX512 float largest_avx512(const float* x, std::int64_t count) {
+    __m512 tops = _mm512_setzero_ps();
+    unsigned nan = 0;
+    for (std::int64_t i = 0; i < count; i += 16) {
+        const __m512 value = _mm512_loadu_ps(x + i);
+        tops = _mm512_max_ps(tops, _mm512_abs_ps(value));
+        nan |= _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+    }
+    return nan ? std::numeric_limits<float>::quiet_NaN() : _mm512_reduce_max_ps(tops);
+}
+
+AVX512 void to_bytes_avx512(const float* x, std::int64_t count, float inverse, std::uint8_t* out) {
+    for (std::int64_t i = 0; i < count; i += 16) {
+        const __mmask16 left =
+            count - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1);
+        const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(inverse));
+        const __m512i whole =
+            _mm512_add_epi32(_mm512_cvtps_epi32(scaled), _mm512_set1_epi32(kZero));
+        _mm_mask_storeu_epi8(out + i, left, _mm512_cvtepi32_epi8(whole));
+    }
+}
+
+AVX512 INLINE __m512 activate_avx512(__m512 y, Activation activation) {
+    const __m512 one = _mm512_set1_ps(1);
+    if (activation == Activation::silu) {
+        const __m512 e = exp_avx512(_mm512_sub_ps(_mm512_setzero_ps(), y));
+        return _mm512_div_ps(y, _mm512_add_ps(one, e));
+    }
+    if (activation == Activation::none) return y;
+    const __m512 z = _mm512_mul_ps(_mm512_abs_ps(y), _mm512_set1_ps(kRootHalf));
+    const __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(z, _mm512_set1_ps(kErfP), one));
+    __m512 p = _mm512_set1_ps(kErf5);
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(kErf4));
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(kErf3));
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(kErf2));
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(kErf1));
+    const __m512 e = exp_avx512(_mm512_fnmadd_ps(z, z, _mm512_setzero_ps()));
+    const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(p, t), e);  // 1 - erf(z)
+    const __mmask16 negative = _mm512_cmp_ps_mask(y, _mm512_setzero_ps(), _CMP_LT_OQ);
+    const __m512 twice_phi =
+        _mm512_mask_mov_ps(_mm512_sub_ps(_mm512_set1_ps(2), tail), negative, tail);
+    return _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(0.5f), y), twice_phi);
+}
+
+template <Activation activation>
+AVX512 void finish_as_avx512(float* y, std::int64_t count, float scale, const float* bias) {
+    for (std::int64_t i = 0; i < count; i += 16) {
+        const __m512 shift = bias ? _mm512_loadu_ps(bias + i) : _mm512_setzero_ps();
+        const __m512 x = _mm512_fmadd_ps(_mm512_set1_ps(scale), _mm512_loadu_ps(y + i), shift);
+        _mm512_storeu_ps(y + i, activate_avx512(x, activation));
+    }
+}
+
+void finish_avx512(float* y, std::int64_t count, float scale, const float* bias,
+                   Activation activation) {
+    switch (activation) {
+        case Activation::none:
+            return finish_as_avx512<Activation::none>(y, count, scale, bias);
+        case Activation::silu:
+            return finish_as_avx512<Activation::silu>(y, count, scale, bias);
+        case Activation::gelu:
+            return finish_as_avx512<Activation::gelu>(y, count, scale, bias);
+    }
+}
+
+#endif  // __x86_64__
+
+RowKernels row_kernels(Isa isa) {
+#if defined(__x86_64__)
+    switch (isa) {
+        case Isa::serial:
+            break;
+        case Isa::avx2:
+            return {largest_avx2, to_bytes_avx2, finish_avx2, add_avx2};
+        case Isa::avx512:
+        case Isa::avx512_bf16:
+            return {largest_avx512, to_bytes_avx512, finish_avx512, add_avx2};
+    }
+#endif
+    return {largest_serial, to_bytes_serial, finish_serial, add_serial};
+}
+
+// Calls body(first, end, scratch) for the rows of each thread; scratch holds `rows` rows of zeros.
+// All memory is taken before the threads start: an exception must not leave a parallel region.
+template <class Body>
+void for_rows(std::int64_t count, std::int64_t width, int rows, int most_threads,
+              const Body& body) {
+    const int threads = static_cast<int>(std::clamp<std::int64_t>(most_threads, 1, count / 4 + 1));
+    const std::int64_t span = rows * (width + kFill);
+    std::vector<float> scratch(span * threads);
+    parallel_for(threads, threads, [&](std::int64_t t) {
+        body(count * t / threads, count * (t + 1) / threads, scratch.data() + span * t);
+    });
+}
+
+}  // namespace
+
+void quantise(const QuantiseProblem& problem) {
+    const RowKernels kernels = row_kernels(problem.isa);
+    const WidenRow widen = widen_row(problem.isa, problem.x.dtype);
+    const std::int64_t rows = problem.x.matrix.rows, width = problem.width;
+    for_rows(rows, width, 1, problem.threads, [&](std::int64_t i, std::int64_t end, float* x) {
+        for (; i < end; ++i) {
+            widen(problem.x.row(i), width, x);
+            const float largest = kernels.largest(x, width);
+            const float inverse = largest > 0 ? kLargest / largest : 0;
+            problem.row_scale[i] = largest / kLargest;
+            kernels.to_bytes(
+                x, width, inverse,
+                reinterpret_cast<std::uint8_t*>(const_cast<char*>(problem.out.row(i))));
+        }
+    });
+}
+
+void dequantise(const DequantiseProblem& problem) {
+    const RowKernels kernels = row_kernels(problem.isa);
+    const WidenRow widen = widen_row(problem.isa, problem.y.dtype);
+    const WidenRow widen_residual = widen_row(problem.isa, problem.residual.dtype);
+    const NarrowRow narrow = narrow_row(problem.isa, problem.out.dtype);
+    const std::int64_t rows = problem.y.matrix.rows, width = problem.width;
+    std::vector<float> bias(problem.bias ? width + kFill : 0);
+    if (problem.bias) std::copy(problem.bias, problem.bias + width, bias.begin());
+    for_rows(rows, width, 2, problem.threads, [&](std::int64_t i, std::int64_t end, float* y) {
+        float* const other = y + width + kFill;
+        for (; i < end; ++i) {
+            widen(problem.y.row(i), width, y);
+            kernels.finish(y, width, problem.row_scale[i], problem.bias ? bias.data() : nullptr,
+                           problem.activation);
+            if (problem.residual.given()) {
+                widen_residual(problem.residual.row(i), width, other);
+                kernels.add(y, other, width);
+            }
+            narrow(y, width, problem.out.row_to_write(i));
+        }
+    });
+}
+
+}  // namespace clipfast
+
+#undef AVX2
+#undef AVX512
+#undef INLINE
