@@ -13,18 +13,19 @@ from clipfast.demo.samples import draw_samples
 from clipfast.ops import Ops
 from tests.tolerances import SCORES_FLOAT32, TRITON_TOWER_COSINE
 
+PLACE = "cuda" if torch.cuda.is_available() else "cpu"
 Models = tuple[clipfast.Model, clipfast.Model]
 
 
 @pytest.fixture(scope="module")
 def models() -> Models:
     """On the kernels in float32, and on the reference in float64."""
-    kernels = clipfast.load("demo", device="cpu", backend="triton", precision="fp32")
+    kernels = clipfast.load("demo", device=PLACE, backend="triton", precision="fp32")
     return kernels, clipfast.load("demo", device="cpu", backend="reference", precision="fp64")
 
 
 def assert_same_directions(kernels: torch.Tensor, exact: torch.Tensor) -> None:
-    smallest = F.cosine_similarity(kernels.double(), exact.double()).min().item()
+    smallest = F.cosine_similarity(kernels.cpu().double(), exact.double()).min().item()
     print(f"smallest cosine to float64: 1 - {1 - smallest:.1e}")
     assert smallest >= TRITON_TOWER_COSINE["float32"]
 
@@ -55,9 +56,10 @@ def test_images_and_their_scores(models: Models, monkeypatch: pytest.MonkeyPatch
         return select_ops("triton", device=device, dtype=dtype)
 
     monkeypatch.setattr(scoring, "_ops", on_kernels)
-    p = clipfast.similarity(*rows, scale)
+    rows = tuple(part.to(PLACE) for part in rows)
+    p = clipfast.similarity(*rows, scale).cpu()
     assert torch.allclose(p.double(), exact[0].double(), atol=SCORES_FLOAT32)
-    assert torch.equal(clipfast.top_k(*rows, 2)[1], exact[1])
+    assert torch.equal(clipfast.top_k(*rows, 2)[1].cpu(), exact[1])
     loss = clipfast.contrastive_loss(*rows, scale)
     print(f"loss {loss:.6f}, in float64 {exact_loss:.6f}")
     assert loss == pytest.approx(exact_loss, abs=1e-5)
