@@ -16,6 +16,7 @@ from clipfast.config import PreprocessConfig
 from clipfast.errors import InputError
 from clipfast.inputs import EXACT, DecodeOptions
 from clipfast.inputs.preprocess import preprocess_into
+from clipfast.inputs.read import read_source
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -35,7 +36,7 @@ class Decoded:
     """What some consecutive items held besides their pixels.
 
     captions: None where there is none. failures: by place.
-    seconds: of processor time that one thread spent on decoding, and of waiting for bytes.
+    decode_seconds: processor time of the thread. read_seconds: until it had the bytes of images.
     """
 
     captions: list[str | None] = field(default_factory=list)
@@ -47,15 +48,16 @@ class Decoded:
 def decode_items(items: Sequence[Item], pixels: Pixels | None, recipe: Recipe) -> Decoded:
     """Fill `pixels`, (b, 3, R, R) or None when images are not asked for. Never raises for a bad item."""
     decoded = Decoded()
-    started, busy = time.perf_counter(), time.thread_time()
+    busy = time.thread_time()
     for place, item in enumerate(items):
         caption: str | None = None
         try:
             caption = _caption(item, recipe)
             if pixels is not None:
-                preprocess_into(
-                    read_image(item), recipe.preprocess, recipe.size, recipe.options, pixels[place]
-                )
+                began = time.perf_counter()
+                data = read_source(read_image(item), recipe.options.max_bytes)
+                decoded.read_seconds += time.perf_counter() - began
+                preprocess_into(data, recipe.preprocess, recipe.size, recipe.options, pixels[place])
         except InputError as error:
             # A new one: the traceback of this one would keep the batch's memory alive.
             decoded.failures[place] = InputError(error.message, code=error.code)
@@ -67,7 +69,6 @@ def decode_items(items: Sequence[Item], pixels: Pixels | None, recipe: Recipe) -
             pixels[place] = 0
         decoded.captions.append(caption)
     decoded.decode_seconds = time.thread_time() - busy
-    decoded.read_seconds = max(0.0, time.perf_counter() - started - decoded.decode_seconds)
     return decoded
 
 

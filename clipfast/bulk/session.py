@@ -121,8 +121,10 @@ class Work:
     def writing(self) -> Iterator[ThreadPoolExecutor]:
         """The writer lives while the block runs; a shard that is being written when it ends is finished."""
         with ThreadPoolExecutor(1, "clipfast-write") as writer:
-            yield writer
-            self._finish_shard()
+            try:
+                yield writer
+            finally:
+                self._finish_shard()
         write_manifest(self.layout.folder, self.job)
 
     def put(self, writer: ThreadPoolExecutor, shard: Shard) -> None:
@@ -138,8 +140,14 @@ class Work:
 
     def _finish_shard(self) -> None:
         if self._writing is not None:
-            marker, seconds = self._writing.result()
-            self._writing = None
+            try:
+                marker, seconds = self._writing.result()
+            except OSError:
+                self._writing = None
+                raise
+            self._writing = (
+                None  # not before: a signal may end the wait, and then it is waited for at the end
+            )
             self.progress.shard(marker.rows, marker.errors, seconds)
 
     def _write(self, shard: Shard) -> tuple[Marker, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -13,7 +14,8 @@ import time
 import numpy as np
 import pytest
 
-from clipfast.bulk import read
+import clipfast
+from clipfast.bulk import Settings, embed, read
 from tests.bulk.conftest import contents, draw
 
 
@@ -43,41 +45,87 @@ def check_markers(output):
     return len(done)
 
 
-@pytest.mark.parametrize(
-    ("images", "shard_size", "kills", "model"),
-    [(600, 50, 3, None), pytest.param(20_000, 250, 30, "demo", marks=pytest.mark.slow)],
-)
-@pytest.mark.timeout(1800)
-def test_killed_at_random_moments(images, shard_size, kills, model, model_folder, tmp_path):
-    model = model or model_folder
-    folder = draw(tmp_path / "images", images, side=40)
-    whole = tmp_path / "whole"
-    finished, seconds = run(command(folder, whole, model, shard_size))
-    assert finished.returncode == 0, finished.stderr
-    rng = random.Random(3)
-    output = tmp_path / "killed"
-    survived, progress = 0, []
-    for _ in range(kills):
-        process = subprocess.Popen(
-            command(folder, output, model, shard_size),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        process.stderr.readline()  # the inputs are listed; before that there is nothing to break
-        time.sleep(rng.uniform(0, min(seconds, 2 * seconds / kills + 1)))
-        survived += process.poll() is not None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        progress.append(check_markers(output))
-    finished, _ = run(command(folder, output, model, shard_size))
-    assert finished.returncode == 0, finished.stderr
-    summary = json.loads(finished.stdout)
-    print(
-        f"{kills} kills, {survived} too late; shards done after each: {progress}; last run: {summary}"
+def job(folder, output, model_folder, shard_size):
+    embed(
+        clipfast.load(model_folder, precision="fp32"),
+        [folder],
+        output,
+        Settings(batch_size=16, shard_size=shard_size),
     )
-    assert kills - survived >= 1
-    assert contents(output) == contents(whole)
-    assert len(read(output, verify=True)) == images
+
+
+def process_at_work(output):
+    """The process that holds the output's lock."""
+    try:
+        return json.loads((output / "locks/0-of-1.lock").read_text())["pid"]
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def is_running(process):
+    return (process.poll() if isinstance(process, subprocess.Popen) else process.exitcode) is None
+
+
+def kill_at_random(start, seconds, kills, output):
+    """Shards done after each kill, and how many jobs had ended before it. start: begins the job."""
+    rng, done, late = random.Random(3), [], 0
+    for _ in range(kills):
+        process = start()
+        while process_at_work(output) != process.pid and is_running(process):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, seconds))
+        process.kill()
+        process.wait() if isinstance(process, subprocess.Popen) else process.join()
+        code = process.returncode if isinstance(process, subprocess.Popen) else process.exitcode
+        late += code != -signal.SIGKILL
+        done.append(check_markers(output))
+    return done, late
+
+
+def test_killed_at_random_moments(model, model_folder, tmp_path):
+    folder = draw(tmp_path / "images", 600, side=40)
+    embed(model, [folder], tmp_path / "whole", Settings(batch_size=16, shard_size=25))
+    # Forked from a process that has imported everything and computed nothing.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["clipfast.api", "clipfast.bulk", "tests.bulk.test_kill"])
+    arguments = (folder, tmp_path / "killed", model_folder, 25)
+
+    def start():
+        process = processes.Process(target=job, args=arguments)
+        process.start()
+        return process
+
+    (tmp_path / "killed").mkdir()
+    done, late = kill_at_random(start, 0.6, 6, tmp_path / "killed")
+    print(f"shards done after each kill: {done}; too late: {late}")
+    assert late < 6
+    job(*arguments)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert len(read(tmp_path / "killed", verify=True)) == 600
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_thirty_kills_of_the_command_over_twenty_thousand_images(tmp_path):
+    folder = draw(tmp_path / "images", 20_000, side=40)
+    finished, seconds = run(command(folder, tmp_path / "whole", "demo", 250))
+    assert finished.returncode == 0, finished.stderr
+    output = tmp_path / "killed"
+
+    def start():
+        arguments = command(folder, output, "demo", 250)
+        return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    done, late = kill_at_random(start, 1 + seconds / 12, 30, output)
+    finished, _ = run(command(folder, output, "demo", 250))
+    assert finished.returncode == 0, finished.stderr
+    print(
+        f"30 kills, {late} too late; whole run {seconds:.1f} s; shards done after each kill: {done}"
+    )
+    print(f"last run: {finished.stdout}")
+    assert late < 10
+    assert contents(output) == contents(tmp_path / "whole")
+    assert len(read(output, verify=True)) == 20_000
 
 
 def mount(folder, size):
@@ -90,35 +138,48 @@ def mount(folder, size):
     return mounted.returncode == 0
 
 
-@pytest.mark.parametrize("form", ["clip-retrieval", "npy"])
-def test_a_full_disk_is_one_sentence_and_resumable(form, model_folder, tmp_path):
-    folder = draw(tmp_path / "images", 120, side=40)
-    disk = tmp_path / "disk"
-    if os.geteuid() != 0 or not mount(disk, "256k"):
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 256 KiB."""
+    folder = tmp_path / "disk"
+    if os.geteuid() != 0 or not mount(folder, "256k"):
         pytest.skip("only root may mount a small tmpfs")
-    try:
-        ballast = disk / "ballast"
-        output = disk / "out"
-        arguments = [*command(folder, output, model_folder, 10), "--format", form]
-        ballast.write_bytes(bytes(190_000))
-        finished, _ = run(arguments)
-        assert finished.returncode == 1, finished.stderr
-        said = [line for line in finished.stderr.splitlines() if "No space left" in line]
-        assert len(said) == 1
-        assert "Traceback" not in finished.stderr
-        assert not [path for path in disk.rglob("*") if path.name.endswith((".tmp", ".lock"))]
-        done = check_markers(output)
-        assert 0 < done < 12
-        assert (
-            len(list((output / "img_emb").iterdir())) == done
-        )  # nothing half of the one that failed
-        ballast.unlink()
-        finished, _ = run(arguments)
-        assert finished.returncode == 0, finished.stderr
-        assert json.loads(finished.stdout)["skipped_items"] == 10 * done
-        finished, _ = run(
-            [*command(folder, tmp_path / "whole", model_folder, 10), "--format", form]
-        )
-        assert contents(output) == contents(tmp_path / "whole")
-    finally:
-        subprocess.run(["umount", disk], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("form", ["clip-retrieval", "npy", "parquet"])
+def test_a_full_disk_leaves_whole_shards_and_the_job_goes_on(form, model, disk, tmp_path):
+    folder = draw(tmp_path / "images", 120, side=40)
+    settings = Settings(batch_size=8, shard_size=10, format=form)
+    embed(model, [folder], tmp_path / "whole", settings)
+    ballast, output = disk / "ballast", disk / "out"
+    ballast.write_bytes(bytes(150_000))
+    with pytest.raises(OSError, match="No space left on device"):
+        embed(model, [folder], output, settings)
+    left = [path for path in disk.rglob("*") if path.name.endswith((".tmp", ".lock", ".jsonl"))]
+    assert [path for path in left if path.parent.name != "metadata"] == []
+    done = sorted(path.stem.removeprefix("done_") for path in (output / "done").iterdir())
+    assert 0 < len(done) < 12
+    data = output / ("embeddings" if form == "parquet" else "metadata")
+    assert sorted(path.stem.rpartition("_")[2] for path in data.iterdir()) == done
+    ballast.unlink()
+    assert embed(model, [folder], output, settings).skipped_items == 10 * len(done)
+    assert contents(output) == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_the_command_says_that_the_disk_is_full_in_one_line(disk, model_folder, tmp_path):
+    folder = draw(tmp_path / "images", 120, side=40)
+    (disk / "ballast").write_bytes(bytes(150_000))
+    finished, _ = run(command(folder, disk / "out", model_folder, 10))
+    print(finished.stderr)
+    assert finished.returncode == 1
+    lines = finished.stderr.splitlines()
+    assert lines[-1].startswith("clipfast embed: ")
+    assert "No space left on device" in lines[-1]
+    assert "Traceback" not in finished.stderr
+    (disk / "ballast").unlink()
+    finished, _ = run(command(folder, disk / "out", model_folder, 10))
+    assert finished.returncode == 0, finished.stderr
+    assert len(read(disk / "out", verify=True)) == 120
