@@ -6,6 +6,7 @@ Everything runs in this process, ours and the peer's in turns; only the two cell
 from __future__ import annotations
 
 import io
+import multiprocessing
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -166,7 +167,7 @@ def test_fast_decoding(duel):
 
 
 @pytest.mark.benchmark(group="JPEG bytes to pixels, two threads over one")
-def test_two_threads(duel):
+def test_two_threads(benchmark, duel):
     files = [encoded(photo(640, 427, seed)) for seed in range(8)] * 8
 
     def decode(workers: int) -> None:
@@ -174,6 +175,33 @@ def test_two_threads(duel):
             assert not batch.failures
 
     duel(partial(decode, 2), "one thread", partial(decode, 1), items=(len(files), len(files)))
+    repeats = 4 if benchmark.enabled else 1
+    alone = [seconds_of_processes(files, 1, repeats) for _ in range(repeats)]
+    beside = [seconds_of_processes(files, 2, repeats) for _ in range(repeats)]
+    benchmark.extra_info["two_processes_over_one"] = median(alone) / median(beside)
+
+
+def seconds_of_processes(files: list[bytes], count: int, repeats: int) -> float:
+    """Seconds in which `count` processes share the files: what the machine gives two that share nothing."""
+    context = multiprocessing.get_context("fork")
+    start, end = context.Barrier(count + 1), context.Barrier(count + 1)
+
+    def work(first: int) -> None:
+        start.wait()
+        for data in files[first::count] * repeats:
+            preprocess_image(data, CONFIG, SIZE)
+        end.wait()
+
+    processes = [context.Process(target=work, args=(first,)) for first in range(count)]
+    for process in processes:
+        process.start()
+    start.wait()
+    began = time.perf_counter()
+    end.wait()
+    seconds = time.perf_counter() - began
+    for process in processes:
+        process.join()
+    return seconds
 
 
 @pytest.mark.benchmark(group="encode_images from JPEG bytes over decoding, then encoding")

@@ -21,6 +21,7 @@ from clipfast.engine import Engine, TextStatistics
 from clipfast.errors import ConfigurationError, InputError, UnsupportedError
 from clipfast.hidden_states import Layer, image_tokens, text_tokens
 from clipfast.inputs import DecodeOptions, Tokenizer, load_tokenizer, preprocess_image
+from clipfast.inputs.tokenizer_file import tokenizer_of
 from clipfast.ops import Ops, Tensor
 from clipfast.parameters import Parameters, map_tensors
 from clipfast.placement import layer_of
@@ -99,7 +100,7 @@ def load(
         )
     checkpoint = load_checkpoint(str(source), architecture=architecture, activation=activation)
     parameters = fold(checkpoint.tensors, checkpoint.config, dtype, ops.prepare, quantise)
-    tokenizer = load_tokenizer()
+    tokenizer = tokenizer_of(checkpoint.tokenizer_file, checkpoint.config.text)
     engines = [
         _engine_on(place, checkpoint.config, parameters, ops, tokenizer, batch_invariant)
         for place in places

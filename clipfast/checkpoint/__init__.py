@@ -32,7 +32,7 @@ from clipfast.checkpoint.declaration import Declaration
 from clipfast.checkpoint.layouts import OPENAI_LAYOUT, Layout, canonical_tensors, identify_layout
 from clipfast.checkpoint.measure import Sizes, check_shapes, measure
 from clipfast.checkpoint.pretrained import available_models
-from clipfast.checkpoint.sidecar import read_sidecars
+from clipfast.checkpoint.sidecar import read_sidecars, tokenizer_file
 from clipfast.checkpoint.source import Located, locate
 from clipfast.checkpoint.verify import check_values
 from clipfast.checkpoint.weight_file import RawWeights, read_weights
@@ -53,11 +53,13 @@ class Checkpoint:
         tensors: canonical (OpenAI) name -> tensor in its stored dtype; logit_scale is 0-d, the log of the scale.
             Views of the memory-mapped file; a tensor that the file keeps in parts is concatenated at each access.
         source: what was loaded, for messages.
+        tokenizer_file: the tokenizer.json that came with transformers' weights, or None.
     """
 
     config: ModelConfig
     tensors: Mapping[str, torch.Tensor]
     source: str
+    tokenizer_file: Path | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -115,7 +117,8 @@ def load_checkpoint(
         check_shapes(tensors.shapes(), config)
         check_values(tensors)
     logger.info("%s: %s layout, %s", located.label, layout.name, describe(config))
-    return Checkpoint(config, tensors, located.label)
+    beside = None if located.release else tokenizer_file(located.weights.parent, layout)
+    return Checkpoint(config, tensors, located.label, beside)
 
 
 def _declarations(

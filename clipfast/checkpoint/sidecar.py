@@ -13,6 +13,13 @@ from clipfast.config import PreprocessConfig
 logger = logging.getLogger("clipfast")
 
 PREPROCESSOR_CONFIGS = ("preprocessor_config.json", "processor_config.json")
+TOKENIZER = "tokenizer.json"
+
+
+def tokenizer_file(folder: Path, layout: Layout) -> Path | None:
+    """The tokenizer that transformers' weights bring with them, or None."""
+    file = folder / TOKENIZER
+    return file if layout.name == HF_LAYOUT and file.is_file() else None
 
 
 def read_sidecars(folder: Path, layout: Layout) -> list[Declaration]:

@@ -26,7 +26,7 @@ from clipfast.checkpoint.pretrained import (
     find_release,
     releases_of,
 )
-from clipfast.checkpoint.sidecar import PREPROCESSOR_CONFIGS
+from clipfast.checkpoint.sidecar import PREPROCESSOR_CONFIGS, TOKENIZER
 from clipfast.checkpoint.weight_file import shard_files
 from clipfast.config import ARCHITECTURES
 from clipfast.errors import CheckpointError
@@ -138,6 +138,8 @@ def _locate_repository(source: str) -> Located:
     if weights.name.endswith(".index.json"):
         for shard in sorted(set(shard_files(weights).values())):
             repository.fetch(shard)
+    if weights.name in _HF_WEIGHTS:
+        repository.fetch(TOKENIZER)
     return Located(weights, source)
 
 

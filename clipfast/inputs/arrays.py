@@ -66,13 +66,14 @@ def as_pixels(source: object) -> Pixels:
             f"got {type(source).__name__}, expected a path, bytes, a file object, a PIL image or a uint8 array",
             code="wrong_type",
         )
-    if getattr(source, "dtype", None) not in (np.dtype(np.uint8), torch.uint8):
+    array: Any = source if isinstance(source, np.ndarray) else as_tensor(source)
+    if array.dtype not in (np.dtype(np.uint8), torch.uint8):
         raise InputError(
             f"got {_describe(source)}, expected uint8 pixels in [0, 255]; convert them, "
             "e.g. (255 * image).round().astype('uint8') for values in [0, 1]",
             code="wrong_type",
         )
-    pixels: Any = source if isinstance(source, np.ndarray) else as_tensor(source).cpu().numpy()
+    pixels = array if isinstance(array, np.ndarray) else array.cpu().numpy()
     if pixels.ndim == 3 and pixels.shape[2] != 3 and pixels.shape[0] == 3:
         pixels = pixels.transpose(1, 2, 0)
     if pixels.size == 0 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -12,6 +13,8 @@ import simplejpeg
 from PIL import Image
 
 from clipfast.errors import InputError
+
+logger = logging.getLogger("clipfast")
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -113,5 +116,8 @@ def equals_pillow() -> bool:
             pixels = simplejpeg.decode_jpeg(file.getvalue(), colorspace)
             with Image.open(file) as decoded:
                 if not np.array_equal(pixels.squeeze(), np.asarray(decoded)):
+                    logger.warning(
+                        "simplejpeg's pixels differ from Pillow's here, so Pillow decodes JPEG: slower, same pixels"
+                    )
                     return False
     return True

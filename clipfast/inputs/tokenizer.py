@@ -5,6 +5,7 @@ Printable ASCII is split, merged and packed in C++ without the GIL; other text i
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
@@ -21,23 +22,22 @@ from clipfast.inputs.vocabulary import EOT_ID, SOT_ID, Vocabulary, load_vocabula
 if TYPE_CHECKING:
     from clipfast import _native
 
-__all__ = ["PackedTexts", "Tokenizer", "load_tokenizer"]
+__all__ = ["ClipTokenizer", "PackedTexts", "Tokenizer", "check_text", "load_tokenizer"]
 
 _WORD_SEPARATOR = b"\xff"  # in no UTF-8 text
 _SPECIALS = {b"<|startoftext|>": SOT_ID, b"<|endoftext|>": EOT_ID}
 
 
-class Tokenizer:
-    """CLIP's byte-level BPE (vocabulary of 49,408). Safe to share between threads and forked processes.
+class Tokenizer(ABC):
+    """Texts to rows of token ids, padded or packed. Safe to share between threads and forked processes."""
 
-    Literal "<|startoftext|>" and "<|endoftext|>" in a text become the special tokens, as in the reference.
-    Source: Radford et al. 2021, section 2.4; algorithm of Sennrich et al. 2016, arXiv:1508.07909.
-    """
+    @abstractmethod
+    def _rows(self, texts: list[str]) -> TokenRows:
+        """Whole rows, from start-of-text to end-of-text. Raises: InputError invalid_text, wrong_type with index."""
 
-    def __init__(self) -> None:
-        self._vocabulary = load_vocabulary()
-        self._native = _native_tokenizer(self._vocabulary) if native.BUILT else None
-        self._encode_word = WordEncoder(self._vocabulary)
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text that `ids` stand for. Raises: ConfigurationError when an id is outside the vocabulary."""
 
     def encode(self, text: str) -> list[int]:
         """The token ids of `text`, without start- and end-of-text.
@@ -50,18 +50,6 @@ class Tokenizer:
             raise InputError(error.message, code=error.code) from None
         ids: list[int] = rows.padded(int(rows.lengths()[0]))[0, 1:-1].tolist()
         return ids
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text that `ids` stand for: lower case, a space after each word; broken UTF-8 becomes U+FFFD.
-
-        Raises: ConfigurationError when an id is outside the vocabulary.
-        """
-        table, tokens = self._vocabulary.token_bytes, [int(token) for token in ids]
-        if tokens and not 0 <= min(tokens) <= max(tokens) < len(table):
-            raise ConfigurationError(
-                f"got token ids from {min(tokens)} to {max(tokens)}, expected 0 to {len(table) - 1}"
-            )
-        return b"".join(table[token] for token in tokens).decode("utf-8", errors="replace")
 
     def tokenize(
         self, texts: str | Sequence[str], context_length: int = 77, truncate: bool = False
@@ -104,6 +92,31 @@ class Tokenizer:
                 raise _too_long(items[index], int(lengths[index]), context_length, int(index))
         return rows
 
+
+class ClipTokenizer(Tokenizer):
+    """CLIP's byte-level BPE (vocabulary of 49,408).
+
+    Literal "<|startoftext|>" and "<|endoftext|>" in a text become the special tokens, as in the reference.
+    Source: Radford et al. 2021, section 2.4; algorithm of Sennrich et al. 2016, arXiv:1508.07909.
+    """
+
+    def __init__(self) -> None:
+        self._vocabulary = load_vocabulary()
+        self._native = _native_tokenizer(self._vocabulary) if native.BUILT else None
+        self._encode_word = WordEncoder(self._vocabulary)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text that `ids` stand for: lower case, a space after each word; broken UTF-8 becomes U+FFFD.
+
+        Raises: ConfigurationError when an id is outside the vocabulary.
+        """
+        table, tokens = self._vocabulary.token_bytes, [int(token) for token in ids]
+        if tokens and not 0 <= min(tokens) <= max(tokens) < len(table):
+            raise ConfigurationError(
+                f"got token ids from {min(tokens)} to {max(tokens)}, expected 0 to {len(table) - 1}"
+            )
+        return b"".join(table[token] for token in tokens).decode("utf-8", errors="replace")
+
     def _rows(self, texts: list[str]) -> TokenRows:
         if self._native is None:
             return PythonRows([self._row(_split(text, index)) for index, text in enumerate(texts)])
@@ -132,13 +145,18 @@ def _native_tokenizer(vocabulary: Vocabulary) -> _native.Tokenizer:
 
 def _split(text: object, index: int) -> list[bytes]:
     """The words of the cleaned text in UTF-8. Raises: InputError wrong_type, invalid_text."""
+    cleaned = check_text(clean(check_text(text, index)), index)
+    return [word.encode("utf-8") for word in WORDS.findall(cleaned)]
+
+
+def check_text(text: object, index: int) -> str:
+    """`text`, a str that UTF-8 can encode. Raises: InputError wrong_type, invalid_text, with the index."""
     if not isinstance(text, str):
         raise InputError(
             f"got {type(text).__name__}, expected a str", code="wrong_type", index=index
         )
     try:
         text.encode("utf-8")
-        return [word.encode("utf-8") for word in WORDS.findall(clean(text))]
     except UnicodeEncodeError as error:
         raise InputError(
             f"lone surrogate {error.object[error.start]!r} in {error.object[:40]!r}: UTF-8 cannot encode it; "
@@ -146,6 +164,7 @@ def _split(text: object, index: int) -> list[bytes]:
             code="invalid_text",
             index=index,
         ) from None
+    return text
 
 
 def _too_long(text: str, tokens: int, context_length: int, index: int) -> InputError:
@@ -159,6 +178,6 @@ def _too_long(text: str, tokens: int, context_length: int, index: int) -> InputE
 
 
 @cache
-def load_tokenizer() -> Tokenizer:
-    """The tokenizer of every OpenAI-layout CLIP model, made once per process."""
-    return Tokenizer()
+def load_tokenizer() -> ClipTokenizer:
+    """CLIP's tokenizer, made once per process."""
+    return ClipTokenizer()

@@ -12,7 +12,7 @@ from importlib.resources import files
 
 MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
 MERGES = 48_894
-FIRST_MERGE_ID = 512
+SPECIALS = ("<|startoftext|>", "<|endoftext|>")
 SOT_ID = 49_406
 EOT_ID = 49_407
 VOCAB_SIZE = 49_408
@@ -49,23 +49,34 @@ def merges_bytes() -> bytes:
     return files("clipfast.inputs").joinpath("data", MERGES_FILE).read_bytes()
 
 
+def read_merges() -> list[tuple[str, str]]:
+    """The two parts of every merge as the merges file writes them, in rank order."""
+    lines = gzip.decompress(merges_bytes()).decode("utf-8").split("\n")[1 : MERGES + 1]
+    return [(left, right) for left, right in map(str.split, lines)]
+
+
+def token_ids(merges: list[tuple[str, str]]) -> dict[str, int]:
+    """Every token as the merges file writes it -> its id."""
+    symbols = _symbols(_byte_order())
+    tokens = [*symbols, *(f"{symbol}</w>" for symbol in symbols)]
+    tokens += [left + right for left, right in merges]
+    return {token: index for index, token in enumerate([*tokens, *SPECIALS])}
+
+
 @cache
 def load_vocabulary() -> Vocabulary:
     """The vocabulary of every OpenAI-layout CLIP model (read once per process)."""
-    lines = gzip.decompress(merges_bytes()).decode("utf-8").split("\n")[1 : MERGES + 1]
+    written = read_merges()
+    ids = token_ids(written)
     order = _byte_order()
-    symbols = _symbols(order)
-    ids = {symbol: index for index, symbol in enumerate(symbols)}
-    ids |= {f"{symbol}</w>": index + 256 for index, symbol in enumerate(symbols)}
     token_bytes = [bytes([byte]) for byte in order]
     token_bytes += [bytes([byte]) + b" " for byte in order]
     merges: dict[tuple[int, int], int] = {}
-    for rank, line in enumerate(lines):
-        left, right = line.split()
+    for left, right in written:
         pair = (ids[left], ids[right])
-        merges[pair] = ids[left + right] = FIRST_MERGE_ID + rank
+        merges[pair] = ids[left + right]
         token_bytes.append(token_bytes[pair[0]] + token_bytes[pair[1]])
-    token_bytes += [b"<|startoftext|>", b"<|endoftext|>"]
+    token_bytes += [special.encode() for special in SPECIALS]
     byte_ids = [0] * 256
     for index, byte in enumerate(order):
         byte_ids[byte] = index

@@ -87,13 +87,39 @@ def webp_claiming(width, height):
 
 def tiff_of_strips(count):
     """A TIFF of 16 x 16 that claims `count` strips."""
-    entries = [(256, 3, 1, 16), (257, 3, 1, 16), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
-    entries += [(273, 4, count, 8), (278, 3, 1, 1), (279, 4, count, 8)]
+    return _tiff(16, 16, strips=count, rows_per_strip=1)
+
+
+def tiff_claiming(width, height):
+    """A TIFF of 8-bit grey that claims width x height, in one strip that holds none of it."""
+    return _tiff(width, height, strips=1, rows_per_strip=height)
+
+
+def _tiff(width, height, strips, rows_per_strip):
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1)]
+    entries += [(262, 3, 1, 1), (273, 4, strips, 8), (278, 4, 1, rows_per_strip)]
+    entries += [(279, 4, strips, 8)]
     body = b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    return (
-        b"II*\0"
-        + struct.pack("<I", 8)
-        + struct.pack("<H", len(entries))
-        + body
-        + struct.pack("<I", 0)
-    )
+    header = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(entries))
+    return header + body + struct.pack("<I", 0)
+
+
+def lzw_bomb(side):
+    """An LZW strip of side x side equal pixels in a TIFF that says it is 16 x 16."""
+    large = encoded(Image.new("L", (side, side)), "TIFF", compression="tiff_lzw")
+    with Image.open(io.BytesIO(large)) as image:
+        tags = image.tag_v2
+        data = bytearray(large)
+        offset = struct.unpack_from("<I", data, 4)[0]
+        for entry in range(len(tags)):
+            at = offset + 2 + 12 * entry
+            tag, kind = struct.unpack_from("<HH", data, at)
+            if tag in (256, 257):
+                struct.pack_into("<I" if kind == 4 else "<H", data, at + 8, 16)
+    return bytes(data)
+
+
+def with_adobe_transform(data, transform):
+    """A JPEG whose Adobe marker says another color transform: 0 none (CMYK), 2 YCCK."""
+    at = data.index(b"\xff\xee\x00\x0eAdobe") + 15
+    return data[:at] + bytes([transform]) + data[at + 1 :]

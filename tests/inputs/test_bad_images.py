@@ -139,6 +139,7 @@ def test_damaged_png(data, code):
         files.gif_claiming(65535, 65535),
         files.bmp_claiming(60000, 60000),
         files.webp_claiming(16384, 16384),
+        files.tiff_claiming(14000, 14000),
     ],
     ids=[
         "png-14000",
@@ -150,6 +151,7 @@ def test_damaged_png(data, code):
         "gif",
         "bmp",
         "webp",
+        "tiff",
     ],
 )
 def test_too_large_from_the_header(data):
@@ -287,8 +289,9 @@ def test_formats_can_be_chosen():
         files.jpeg_with_frame(0xC9),
         files.tiff_of_strips(2**32 - 1),
         files.tiff_of_strips(10**6),
+        files.lzw_bomb(8000),
     ],
-    ids=["12-bit", "lossless", "arithmetic", "strips-4G", "strips-1M"],
+    ids=["12-bit", "lossless", "arithmetic", "strips-4G", "strips-1M", "lzw-bomb"],
 )
 def test_rare_files_end_in_pixels_or_a_clean_error(data):
     start = time.perf_counter()

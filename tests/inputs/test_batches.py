@@ -93,12 +93,20 @@ def test_uint8_batches(layout, shape, built, monkeypatch):
             np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), expected)
 
 
+def test_single_images_through_dlpack():
+    pixels = np.random.default_rng(2).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    sources = [memoryview_like(pixels), memoryview_like(pixels.astype(np.int16))]
+    found, failures = rows(image_batches(sources, CONFIG, 16, batch_size=2))
+    np.testing.assert_array_equal(
+        found[0].permute(1, 2, 0).numpy(), reference_pixels(Image.fromarray(pixels), 16)
+    )
+    assert [(failure.index, failure.code) for failure in failures] == [(1, "wrong_type")]
+
+
 def memoryview_like(array):
     """An object that is no numpy array or tensor and only speaks DLPack."""
 
     class Exchange:
-        dtype, shape = array.dtype, array.shape
-
         def __dlpack__(self, **options):
             return array.__dlpack__(**options)
 

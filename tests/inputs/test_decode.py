@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from benchmarks.peers.modules import make_torchvision_importable
 from clipfast.config import PreprocessConfig
 from clipfast.inputs import DecodeOptions, jpeg, native, preprocess_image
-from tests.inputs.broken_files import encoded, photo
+from tests.inputs.broken_files import encoded, photo, with_adobe_transform
 from tests.inputs.oracles import reference_pixels
 from tests.tolerances import FAST_DECODE_PIXEL_COSINE
 
@@ -48,8 +48,29 @@ def test_jpeg_equals_pillow(options, mode, through, monkeypatch):
         np.testing.assert_array_equal(pixels_of(data), pillow_pixels(data))
 
 
-def test_simplejpeg_is_used_because_it_equals_pillow():
+@pytest.mark.parametrize("transform", [0, 2], ids=["CMYK", "YCCK"])
+@pytest.mark.parametrize("options", [{}, {"icc_profile": b"broken" * 100}], ids=["plain", "icc"])
+def test_four_channel_jpeg_equals_pillow(transform, options):
+    """Adobe's files hold inverted CMYK, or YCCK."""
+    data = with_adobe_transform(encoded(photo(97, 61).convert("CMYK"), **options), transform)
+    np.testing.assert_array_equal(pixels_of(data), pillow_pixels(data))
+
+
+@pytest.mark.parametrize("transparency", [3, bytes(range(256))], ids=["index", "table"])
+@pytest.mark.parametrize("format_name", ["PNG", "GIF"])
+def test_transparent_palettes_equal_pillow(format_name, transparency):
+    image = photo(61, 83).convert("P")
+    data = encoded(image, format_name, transparency=transparency if format_name == "PNG" else 3)
+    np.testing.assert_array_equal(pixels_of(data), pillow_pixels(data))
+
+
+def test_simplejpeg_is_used_because_it_equals_pillow(monkeypatch, caplog):
     assert jpeg.equals_pillow.__wrapped__()
+    assert caplog.messages == []
+    decode = jpeg.simplejpeg.decode_jpeg
+    monkeypatch.setattr(jpeg.simplejpeg, "decode_jpeg", lambda *given: decode(*given) ^ 1)
+    assert not jpeg.equals_pillow.__wrapped__()
+    assert "Pillow decodes JPEG" in caplog.text
 
 
 @pytest.mark.parametrize("format_name", ["PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM"])

@@ -1,6 +1,7 @@
 """Unusual inputs to embeddings: what the engine returns for them, or the error with its position."""
 
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -49,6 +50,18 @@ def test_nothing_in_nothing_out():
 def test_extreme_aspect_ratios(mode, longest):
     sizes = [(1, longest), (longest, 1), (2, longest), (3, 5000)]
     assert_embeds_as_reference([photo(*size).convert(mode) for size in sizes])
+
+
+def test_sixty_thousand_pixels_by_one():
+    """From one column, every column is the same: Pillow's resize of that column alone is the truth."""
+    column = np.random.default_rng(1).integers(0, 256, (60_000, 1, 3), dtype=np.uint8)
+    tall = Image.fromarray(column)
+    resized = SIZE * 60_000
+    top = round((resized - SIZE) / 2)
+    strip = np.asarray(tall.resize((1, resized), Image.Resampling.BICUBIC))[top : top + SIZE]
+    expected = np.repeat(strip, SIZE, axis=1)
+    got = encode_images(ENGINE, [tall, Image.fromarray(column.transpose(1, 0, 2).copy())])
+    assert torch.equal(got, embeddings_of_pixels([expected, expected.transpose(1, 0, 2)]))
 
 
 def test_small_and_almost_fitting_sizes():
@@ -170,6 +183,16 @@ def test_a_bad_image_leaves_its_neighbours_bits():
     ]
 
 
+def test_an_error_that_is_kept_keeps_no_threads():
+    images = [photo(30, 20, seed) for seed in range(40)]
+    images[3] = b"no image"
+    with pytest.raises(InputError) as caught:
+        encode_images(ENGINE, images, batch_size=4, num_workers=2)
+    assert caught.value.index == 3
+    names = [thread.name for thread in threading.enumerate()]
+    assert not any(name.startswith("clipfast-inputs") for name in names)
+
+
 def test_one_image_many_times():
     """One lazily opened PIL image in ten thousand places, decoded by several threads at once."""
     data = encoded(photo(60, 50))
@@ -203,9 +226,12 @@ def test_rows_do_not_depend_on_the_batch_size():
         np.random.default_rng(0).integers(0, 256, (35, 3, SIZE, SIZE), dtype=np.uint8)
     )
     expected = encode_images(ENGINE, images, batch_size=35)
-    for batch_size in (1, 2, 3, 7, 31, 32, 33, 255):
+    for batch_size in (1, 2, 3, 7, 31, 32, 33):
         rows = encode_images(ENGINE, images, batch_size=batch_size)
         torch.testing.assert_close(rows, expected, atol=1e-12, rtol=0)
+    for batch_size in (255, 256, 1000):
+        rows = encode_images(ENGINE, images.repeat(29, 1, 1, 1)[:1001], batch_size=batch_size)
+        torch.testing.assert_close(rows, expected.repeat(29, 1)[:1001], atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import regex
 
 from benchmarks.peers.modules import import_open_clip
 from clipfast.inputs import native
-from clipfast.inputs.tokenizer import Tokenizer
+from clipfast.inputs.tokenizer import ClipTokenizer
 from clipfast.templates import IMAGENET, IMAGENET_CLASSNAMES
 from tests.inputs.oracles import ReferenceTokenizer
 
@@ -32,7 +32,7 @@ def tokenizer(request):
         pytest.skip("built without the C++ extension")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "BUILT", request.param == "native")
-        return Tokenizer()
+        return ClipTokenizer()
 
 
 def fuzzed_texts(count, seed):
@@ -164,7 +164,7 @@ def test_equals_instant_clip_tokenizer(tokenizer):
 @pytest.mark.slow
 def test_one_hundred_thousand_fuzzed_texts(reference):
     texts = list(fuzzed_texts(100_000, 4))
-    tokenizer = Tokenizer()
+    tokenizer = ClipTokenizer()
     assert_equal_ids(tokenizer, reference.encode, texts)
     assert_equal_ids(tokenizer, open_clip_encode(), without_specials(texts))
 
@@ -173,6 +173,6 @@ def test_one_hundred_thousand_fuzzed_texts(reference):
 def test_every_imagenet_prompt(reference):
     prompts = [template.format(name) for template in IMAGENET for name in IMAGENET_CLASSNAMES]
     assert len(prompts) == 80_000
-    tokenizer = Tokenizer()
+    tokenizer = ClipTokenizer()
     assert_equal_ids(tokenizer, reference.encode, prompts)
     assert_equal_ids(tokenizer, open_clip_encode(), prompts)
