@@ -70,7 +70,9 @@ sanitize: $(STAMP)-dev  ## the native tests under AddressSanitizer and UBSan
 	PYTHONWARNINGS=ignore CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" $(BIN)/python setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  $(BIN)/python -P -m pytest -q -o "pythonpath=build/sanitize/lib ." -m "not slow" tests/native \
-	    tests/inputs/test_resize.py tests/inputs/test_tokenizer.py tests/inputs/test_tokenizer_parity.py
+	    tests/inputs/test_resize.py tests/inputs/test_tokenizer.py tests/inputs/test_tokenizer_parity.py \
+	    tests/inputs/test_batches.py tests/inputs/test_fuzz.py::test_a_few_seconds_of_damaged_images \
+	    tests/inputs/test_fuzz.py::test_a_second_of_fuzzed_texts
 
 native: $(STAMP)-native  ## build the C++ module in place
 
