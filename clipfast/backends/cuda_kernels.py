@@ -44,9 +44,19 @@ def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _serves_width(queries: Tensor, gallery: Tensor) -> bool:
-    """Whether rows end where a 16-byte access does."""
-    return queries.shape[-1] % (16 if gallery.dtype == torch.int8 else 8) == 0
+def _serves(queries: Tensor, gallery: Tensor, k: int = 1) -> bool:
+    """Whether rows end where a 16-byte access does and k best ones can be kept; int8 has nobody to borrow from.
+
+    Raises:
+        ConfigurationError: an int8 gallery of another width, or too large a k for it.
+    """
+    int8 = gallery.dtype == torch.int8
+    serves = queries.shape[-1] % (16 if int8 else 8) == 0 and k <= MOST_K
+    if int8 and not serves:
+        raise ConfigurationError(
+            f"an int8 gallery has width {gallery.shape[-1]} and k={k}; expected a multiple of 16 and k <= {MOST_K}"
+        )
+    return serves
 
 
 @dataclass(frozen=True)
@@ -161,7 +171,7 @@ class CudaKernels:
 
     def similarity(self, queries: Tensor, keys: Tensor, scale: float) -> Tensor:
         """See `clipfast.ops.Similarity`; keys may be int8 too, their rows' scales cancel."""
-        if not _serves_width(queries, keys):
+        if not _serves(queries, keys):
             return self.base.similarity(queries, keys, scale)
         left, right, device = check_cosines(queries, keys, "keys")
         from clipfast import _native
@@ -181,7 +191,7 @@ class CudaKernels:
 
     def top_k(self, queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """See `clipfast.ops.TopK`; the gallery may be int8 too, its rows' scales cancel. NaN ranks below numbers."""
-        if not _serves_width(queries, gallery) or k > MOST_K:
+        if not _serves(queries, gallery, k):
             return self.base.top_k(queries, gallery, k)
         left, right, device = check_cosines(queries, gallery, "gallery")
         if not 1 <= k <= len(gallery):

@@ -4,8 +4,9 @@
 //   out = softmax(q k^T) v;   qkv (T, 3D), out (T, D) fp16 | bf16, fp32 accumulation and softmax.
 //
 // Bound: for 257 rows and fewer by memory, 4 T D itemsize bytes; beyond by the tensor cores, 4 L T
-// D operations. mma.sync and cp.async of sm_80 and newer; loops and their machine:
-// attention_loop.h, gpu_machine.h. Source: Vaswani et al. 2017, arXiv:1706.03762, equation 1.
+// D operations. mma.sync and cp.async of sm_80 and newer; 16-byte accesses, 4-byte ones for the
+// last chunks of head dims that are no multiple of 32; loops and their machine: attention_loop.h,
+// gpu_machine.h. Source: Vaswani et al. 2017, arXiv:1706.03762, equation 1.
 #include "cuda/attention.h"
 #include "cuda/attention_loop.h"
 #include "cuda/gpu_machine.h"

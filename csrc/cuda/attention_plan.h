@@ -56,6 +56,7 @@ struct AttentionPlan {
     int32_t kept_rows;     // online: rows of K, and of V, in shared memory
     bool keeps_all;        // online: they are all rows, each loaded once; else a ring of tiles
     int32_t shared_bytes;  // a block
+    int32_t blocks_a_multiprocessor;  // that are meant to run side by side
 };
 
 constexpr int kRowTile = 16;
@@ -94,12 +95,17 @@ namespace detail {
 
 constexpr int ceil_divide(int a, int b) { return (a + b - 1) / b; }
 
+// Blocks whose shared memory fits a multiprocessor at once.
+inline int blocks_that_fit(const AttentionPlan& plan, const DeviceLimits& device) {
+    constexpr int kReservedBytes = 1024;  // of shared memory per block, by the system
+    return device.shared_bytes_per_multiprocessor / (plan.shared_bytes + kReservedBytes);
+}
+
 // The warps of a block, and the blocks that share a multiprocessor, that keep most warps busy on
 // `tiles` row tiles.
 inline void share_rows(AttentionPlan& plan, int tiles, int head_dim, int units,
                        const DeviceLimits& device) {
-    constexpr int kReservedBytes = 1024;  // of shared memory per block, by the system
-    const int fit = device.shared_bytes_per_multiprocessor / (plan.shared_bytes + kReservedBytes);
+    const int fit = blocks_that_fit(plan, device);
     const int warps = warps_by_registers(plan.loop, plan.key_tiles, head_dim);
     int best_blocks = 1, best_rounds = 1;
     double most_busy = 0.0;
@@ -112,6 +118,7 @@ inline void share_rows(AttentionPlan& plan, int tiles, int head_dim, int units,
         best_rounds = rounds;
     }
     plan.warps = ceil_divide(tiles, best_rounds);
+    plan.blocks_a_multiprocessor = best_blocks;
     // A ring reloads its tiles for every round anyway; kept rows are shared among as few blocks as
     // fill the device.
     const bool ring = plan.loop == AttentionLoop::online && !plan.keeps_all;
@@ -148,6 +155,9 @@ inline AttentionPlan plan_attention(const AttentionParams& params, int head_dim,
         plan.row_blocks = 1;
         plan.kept_rows = kPackedKeyTiles * 8;
         plan.shared_bytes = plan.warps * plan.kept_rows * row_bytes;
+        plan.blocks_a_multiprocessor =
+            std::min(warps_by_registers(plan.loop, plan.key_tiles, head_dim) / plan.warps,
+                     blocks_that_fit(plan, device));
         return plan;
     }
     const int length = params.length;

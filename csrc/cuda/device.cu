@@ -13,9 +13,13 @@ __global__ void probe() {}
 }  // namespace
 
 std::string device_reason(int device) {
-    int count = 0;
+    int count = 0, driver = 0;
     cudaError_t error = cudaGetDeviceCount(&count);
-    if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) return "no CUDA device";
+    // Without a driver its version is zero, and the count's error speaks of an old one.
+    const bool no_driver = cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0;
+    if (no_driver || error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
+        return "no CUDA device";
+    }
     if (error != cudaSuccess) return std::string("no CUDA device: ") + cudaGetErrorString(error);
     if (device >= count) {
         return "there is no CUDA device " + std::to_string(device) + ", only " +

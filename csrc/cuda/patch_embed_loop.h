@@ -41,7 +41,7 @@ class PixelPatches {
 
     template <class M>
     __device__ __forceinline__ void issue(M& m, int, int slice, int) {
-        const int depth = slice * kSlice + column_of(m);
+        const int depth = slice * kSlice + column_of(m.thread_anew());
         const int channel = depth / (kPatch * kPatch), row = depth / kPatch % kPatch;
         const int at = channel * p_.channel_stride + row * p_.row_stride + depth % kPatch;
 #pragma unroll
@@ -53,7 +53,8 @@ class PixelPatches {
 
     template <class M>
     __device__ __forceinline__ void land(M& m, int step) {
-        const int chunk = column_of(m) / kChunkElements, within = column_of(m) % kChunkElements;
+        const int column = column_of(m.thread());
+        const int chunk = column / kChunkElements, within = column % kChunkElements;
 #pragma unroll
         for (int i = 0; i < kLoads; ++i) {
             const uint32_t to = tile_at(step);
@@ -94,9 +95,8 @@ class PixelPatches {
     static __device__ __forceinline__ int row_of(M& m, int i) {
         return m.thread() / kThreadsARow + i * kRowStep;
     }
-    template <class M>
-    static __device__ __forceinline__ int column_of(M& m) {
-        return m.thread() % kThreadsARow * kPixels;
+    static __device__ __forceinline__ int column_of(int thread) {
+        return thread % kThreadsARow * kPixels;
     }
     // The two lowest bytes as elements: 2^23 + byte is exact, and so is the difference.
     template <class M>

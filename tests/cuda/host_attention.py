@@ -29,6 +29,7 @@ class Plan:
     kept_rows: int
     keeps_all: bool
     shared_bytes: int
+    blocks_a_multiprocessor: int
 
 
 def plan(
@@ -42,13 +43,13 @@ def plan(
     causal: bool = False,
 ) -> Plan:
     limits = torch.tensor(DEVICES[architecture], dtype=torch.int32)
-    out = torch.zeros(8, dtype=torch.int32)
-    load("attention").plan(
+    out = torch.zeros(9, dtype=torch.int32)
+    load("design").plan(
         *(sequences, length, heads, head_dim, int(packed), int(causal)),
         *(address(limits), address(out)),
     )
-    loop, tiles, warps, blocks, first, kept, keeps, shared = out.tolist()
-    return Plan(LOOPS[loop], tiles, warps, blocks, first, kept, bool(keeps), shared)
+    loop, tiles, warps, blocks, first, kept, keeps, shared, side_by_side = out.tolist()
+    return Plan(LOOPS[loop], tiles, warps, blocks, first, kept, bool(keeps), shared, side_by_side)
 
 
 def attention(

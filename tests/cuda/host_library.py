@@ -39,7 +39,7 @@ def load(name: str, changes: tuple[Change, ...] = ()) -> ctypes.CDLL:
 
 def _build(name: str, changes: Sequence[Change]) -> Path:
     digest = hashlib.sha256(repr((FLAGS, changes)).encode())
-    sources = [*HOST.glob("*.h"), HOST / f"{name}.cpp", *(ROOT / "csrc").rglob("*.h")]
+    sources = [*HOST.glob("*.h"), HOST / f"{name}.cpp", *(ROOT / "csrc" / "cuda").glob("*.h")]
     for path in sorted(sources):
         digest.update(path.read_bytes())
     target = CACHE / f"{name}-{digest.hexdigest()[:20]}.so"

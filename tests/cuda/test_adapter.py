@@ -83,6 +83,8 @@ def test_attention_pool_refuses():
     assert "kv has shape (100, 64); expected (rows, 128)" in refusal(
         pool, query, kv[:, :64], 1, length=50
     )
+    assert "query has stride 2 in its last axis" in refusal(pool, zeros(64, 2).T, kv, 1, length=50)
+    assert "to be multiples of 16" in refusal(pool, query, misaligned(100, 128), 1, length=50)
     assert "got 2 queries for 4 sequences" in refusal(pool, query, kv, 1, length=25)
     assert "key_rows is int64" in refusal(
         pool, query, kv, 1, cu_seqlens=offsets(0, 1, 3), key_rows=torch.zeros(3).long()
@@ -136,6 +138,15 @@ def test_similarity_and_top_k_refuse(sentence):
     queries, gallery = COSINES[sentence]
     assert sentence in refusal(kernels.similarity, queries, gallery, 100.0)
     assert sentence in refusal(kernels.top_k, queries, gallery, 3)
+
+
+def test_an_int8_gallery_has_nobody_to_borrow_from():
+    width = "an int8 gallery has width 24 and k=1; expected a multiple of 16 and k <= 128"
+    queries, gallery = zeros(2, 24), zeros(9, 24, dtype=INT8)
+    assert width == refusal(kernels.similarity, queries, gallery, 100.0)
+    assert width == refusal(kernels.top_k, queries, gallery, 1)
+    wide = zeros(2, 64), zeros(200, 64, dtype=INT8)
+    assert "width 64 and k=129" in refusal(kernels.top_k, *wide, 129)
 
 
 def test_resize_crop_refuses():

@@ -169,6 +169,7 @@ def test_plans_fit_every_architecture(architecture):
             tiles = -(-(length - made.first_row) // 16)
             assert 1 <= made.warps <= 12
             assert 1 <= made.row_blocks <= -(-tiles // made.warps)
+            assert 1 <= made.blocks_a_multiprocessor <= 4
             assert made.key_tiles * 8 >= length or made.loop == "online"
 
 
@@ -178,6 +179,7 @@ def test_plans_of_the_published_towers():
     assert (b16.loop, b16.key_tiles, b16.first_row) == ("resident", 25, 0)
     # 257 = 16 x 16 + 1: the class token's query would cost a seventeenth tile.
     assert (l14.loop, l14.key_tiles, l14.first_row, l14.warps) == ("resident", 33, 1, 4)
+    assert [made.blocks_a_multiprocessor for made in (b32, b16, l14)] == [4, 4, 2]
     assert plan(90, 64, 577, 16, 64).keeps_all
     assert not plan(120, 64, 577, 16, 64).keeps_all
     assert plan(90, 1000, 0, 8, 64, packed=True, causal=True).loop == "packed"

@@ -115,20 +115,35 @@ def test_strided_rows():
     check_top_k(rows(3, 64, BF16), wide[:, 32:], 5)
 
 
-@pytest.mark.parametrize("key_type", [None, INT8], ids=["same", "int8"])
-@pytest.mark.parametrize("query_type", [BF16, FP16], ids=["bf16", "fp16"])
-@pytest.mark.parametrize(
-    ("queries", "keys", "width"), [(1, 1, 16), (3, 1000, 64), (130, 129, 48), (2, 300, 512)]
-)
-def test_similarity(queries, keys, width, query_type, key_type):
-    q, g = rows(queries, width, query_type), rows(keys, width, key_type or query_type, seed=1)
-    out = similarity(q, g, 100.0)
-    assert torch.equal(out, similarity(q, g, 100.0, reversed_warps=True))
+def check_similarity(q: torch.Tensor, g: torch.Tensor, **arguments) -> None:
+    out = similarity(q, g, 100.0, **arguments)
+    assert torch.equal(out, similarity(q, g, 100.0, reversed_warps=True, **arguments))
     assert (out.sum(dim=1) - 1).abs().max() < CUDA_COSINE
     truth = torch.softmax(100.0 * exact_cosines(q, g), dim=1)
     # An int8 gallery has no plain counterpart of its own type: the same numbers in fp32.
     plain = reference.similarity(q.float(), g.float(), 100.0)
     assert_parity(out, plain, truth, eps=CUDA_COSINE)
+
+
+KINDS = [(BF16, BF16), (FP16, FP16), (BF16, INT8), (FP16, INT8)]
+KIND_NAMES = ["bf16", "fp16", "bf16-int8", "fp16-int8"]
+
+
+@pytest.mark.parametrize(("query_type", "key_type"), KINDS, ids=KIND_NAMES)
+@pytest.mark.parametrize(
+    ("queries", "keys", "width"), [(1, 1, 16), (3, 1000, 64), (130, 129, 48), (2, 300, 512)]
+)
+def test_similarity(queries, keys, width, query_type, key_type):
+    check_similarity(rows(queries, width, query_type), rows(keys, width, key_type, seed=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("query_type", "key_type"), KINDS, ids=KIND_NAMES)
+@pytest.mark.parametrize("width", [512, 768, 1024])
+def test_256_queries_of_the_published_widths(width, query_type, key_type):
+    queries, gallery = rows(256, width, query_type), rows(400, width, key_type, seed=1)
+    check_similarity(queries, gallery)
+    check_top_k(queries, gallery, 10)
 
 
 def test_similarity_of_opposite_rows_does_not_underflow():
@@ -155,6 +170,13 @@ def test_keys_order_scores_as_numbers_and_give_them_back():
     assert order == sorted(order)
     assert torch.equal(back.nan_to_num(nan=5), (scores + 0.0).nan_to_num(nan=5))
     assert torch.equal(back_indices, indices)
+
+
+@pytest.mark.slow
+def test_a_seeded_fault_in_similarity_is_seen():
+    fault = ("cuda/similarity_loop.h", "if (!exists) logit = -INFINITY;", "")
+    with pytest.raises(AssertionError):
+        check_similarity(rows(3, 64, BF16), rows(100, 64, BF16, seed=1), changes=(fault,))
 
 
 FAULTS = {

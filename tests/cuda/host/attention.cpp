@@ -1,4 +1,4 @@
-// The attention loops on the checking machine, and their schedule, for ctypes.
+// The attention loops on the checking machine, for ctypes.
 #include "cuda/attention_loop.h"
 #include "host_machine.h"
 
@@ -68,28 +68,6 @@ using namespace clipfast::cuda;
 extern "C" {
 
 int64_t last_bank_conflicts() { return bank_conflicts; }
-
-// plan_out: loop, key_tiles, warps, row_blocks, first_row, kept_rows, keeps_all, shared_bytes.
-void plan(int sequences, int length, int heads, int head_dim, int packed, int causal,
-          const int32_t* limits, int32_t* plan_out) {
-    AttentionParams p{};
-    const int32_t present = 0;
-    p.cu_seqlens = packed ? &present : nullptr;
-    p.sequences = sequences;
-    p.length = length;
-    p.heads = heads;
-    p.causal = causal;
-    const AttentionPlan made = plan_attention(p, head_dim, {limits[0], limits[1], limits[2]});
-    const int32_t values[] = {static_cast<int32_t>(made.loop),
-                              made.key_tiles,
-                              made.warps,
-                              made.row_blocks,
-                              made.first_row,
-                              made.kept_rows,
-                              made.keeps_all,
-                              made.shared_bytes};
-    std::copy(std::begin(values), std::end(values), plan_out);
-}
 
 const char* attention(const uint16_t* qkv, uint16_t* out, const int32_t* cu_seqlens, int rows,
                       int qkv_stride, int out_stride, int sequences, int length, int heads,
