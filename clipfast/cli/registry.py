@@ -19,7 +19,7 @@ COMMANDS: dict[str, Command] = {
         "clipfast.cli.demo", "classify and search the sample images; write a contact sheet"
     ),
     "classify": Command("clipfast.cli.classify", "score images against labels, zero-shot"),
-    "embed": Command("clipfast.cli.embed", "images of folders, lists, tars and parquet to files, resumable"),
+    "embed": Command("clipfast.cli.embed", "images by the million to embedding files, resumable"),
     "bench": Command("clipfast.cli.bench", "measure items/s, latency and where the time goes here"),
     "export": Command("clipfast.cli.export", "write verified ONNX files of both towers"),
     "build-engine": Command("clipfast.cli.build_engine", "build TensorRT engines from an export"),
