@@ -17,7 +17,7 @@ PRECISIONS = ("auto", *DTYPES, *QUANTISED)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """A name of DTYPES, or "int8" on the CPU.
+    """A name of DTYPES, "int8" on the CPU, or "fp8" on CUDA devices, whose kernels still may refuse the device.
 
     Raises:
         ConfigurationError: the name is unknown.
@@ -27,7 +27,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         raise ConfigurationError(
             f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}"
         )
-    if precision == "int8" and device.type == "cpu":
+    if (precision, device.type) in (("int8", "cpu"), ("fp8", "cuda")):
         return precision
     if precision in QUANTISED:
         raise UnsupportedError(
@@ -37,7 +37,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Of a resolved precision's matrices; of "int8", of what is not quantised."""
+    """Of a resolved precision's matrices; of "int8" and "fp8", of what is not quantised."""
     return DTYPES[_auto(device) if precision in QUANTISED else precision]
 
 

@@ -166,3 +166,22 @@ def is_half_in_openai(name: str) -> bool:
 def round_like_openai(weights: Weights) -> Weights:
     """The same float32 tensors, rounded to float16 values where OpenAI's files store float16."""
     return {k: v.half().float() if is_half_in_openai(k) else v for k, v in weights.items()}
+
+
+def with_outliers(weights: Weights) -> Weights:
+    """The same weights with what trained towers have and random ones lack, to judge quantised precisions on.
+
+    Four residual channels at 30 to 80 times the others, a spike of the class token, and norms that turn those channels
+    down and whose other gains are skewed over two orders of magnitude.
+    """
+    random = torch.Generator().manual_seed(5)
+    changed = {name: tensor.clone() for name, tensor in weights.items()}
+    channels, spikes = torch.tensor([3, 17, 40, 55]), torch.tensor([60.0, -45.0, 30.0, 80.0])
+    changed["visual.ln_pre.bias"][channels] += spikes
+    changed["visual.class_embedding"][channels] += 3 * spikes
+    changed["positional_embedding"][:, channels] += spikes * weights["token_embedding.weight"].std()
+    for name, tensor in changed.items():
+        if re.search(r"(ln_1|ln_2|ln_final|ln_post)\.weight$", name):
+            tensor *= torch.exp(0.8 * torch.randn(len(tensor), generator=random))
+            tensor[channels] *= 0.02
+    return changed
