@@ -56,7 +56,7 @@ def load(
             directory, .onnx or .engine file.
         device: auto, cpu, cuda, cuda:N, or cuda:all, which shares each batch among all GPUs. A CUDA device that was
             asked for and is missing is an error.
-        precision: auto, fp32, bf16, fp16, int8 on the CPU, fp8 on GPUs of compute capability 8.9 or newer (and fp64, for
+        precision: auto, fp32, bf16, fp16, int8 on the CPU, fp8 on GPUs from compute capability 8.9 on (and fp64, for
             checking). auto is bf16 where the hardware has it, else fp32.
         backend: auto, reference, cpu, triton, cuda; for exports auto, onnxruntime, tensorrt. A named backend that
             cannot serve is an error, never replaced.
