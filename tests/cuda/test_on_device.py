@@ -17,6 +17,8 @@ BF16, FP16 = torch.bfloat16, torch.float16
 HALVES = pytest.mark.parametrize("dtype", [BF16, FP16], ids=["bf16", "fp16"])
 published = pytest.mark.skipif(missing_device() is not None, reason=str(missing_device()))
 here = machine()
+# What they show without a GPU, the tests of each loop show too.
+pytestmark = pytest.mark.slow
 
 
 def normal(*shape: int, dtype: torch.dtype = BF16, seed: int = 0) -> torch.Tensor:

@@ -13,6 +13,8 @@ from tests.tolerances import CUDA_COSINE
 BF16, FP16, INT8 = torch.bfloat16, torch.float16, torch.int8
 published = pytest.mark.skipif(missing_device() is not None, reason=str(missing_device()))
 here = machine()
+# What they show without a GPU, the tests of each loop show too.
+pytestmark = pytest.mark.slow
 
 
 def gallery_rows(count: int, width: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
