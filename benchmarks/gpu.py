@@ -28,7 +28,7 @@ from benchmarks.machine import commit_info, machine_info
 
 ROOT = Path(__file__).parents[1]
 # Modules of benchmarks.gpu_sections; a kernel's section comes before the towers'.
-SECTIONS = ("parity", "cuda_parity", "kernels", "cuda_kernels", "towers")
+SECTIONS = ("parity", "cuda_parity", "kernels", "cuda_kernels", "engine", "towers")
 MINUTES = 8.5
 Results = dict[str, dict[str, Any]]
 

@@ -81,7 +81,8 @@ class Graphs:
             self._layer.wait(stream, self._last)
         self._input[: len(pixels)].copy_(pixels, non_blocking=True)
         captured.graph.replay()
-        rows = captured.output[: len(pixels)].clone()
+        with torch.inference_mode(False):
+            rows = captured.output[: len(pixels)].clone()
         self._last = self._layer.record(stream)
         return rows
 

@@ -51,7 +51,8 @@ class HostGraph:
 
     def replay(self) -> None:
         """Runs the work over the memory that it was captured with."""
-        self.result.copy_(self.work())
+        with torch.inference_mode():  # which writes to tensors of either kind
+            self.result.copy_(self.work())
 
 
 class HostLayer:
@@ -110,7 +111,8 @@ class HostLayer:
 
     def host_buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         self._enter("host_buffer")
-        buffer = torch.empty(shape, dtype=dtype)
+        with torch.inference_mode(False):
+            buffer = torch.empty(shape, dtype=dtype)
         self.host_bytes += buffer.nbytes
         self.most_host_bytes = max(self.most_host_bytes, self.host_bytes)
         finalize(buffer, self._freed, buffer.nbytes, 0)
@@ -118,7 +120,8 @@ class HostLayer:
 
     def device_buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         self._enter("device_buffer")
-        buffer = torch.zeros(shape, dtype=dtype)
+        with torch.inference_mode(False):
+            buffer = torch.zeros(shape, dtype=dtype)
         self.device_bytes += buffer.nbytes
         self.most_device_bytes = max(self.most_device_bytes, self.device_bytes)
         finalize(buffer, self._freed, 0, buffer.nbytes)

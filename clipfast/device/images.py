@@ -64,8 +64,8 @@ class DeviceImages:
         rows = self._memory.run(
             lambda piece: self._one_batch(piece, normalize), pixels, pieces, most
         )
-        # Ordinary tensors leave, usable with autograd.
-        return rows.clone() if rows.is_inference() else rows
+        with torch.inference_mode(False):  # ordinary tensors leave, usable with autograd
+            return rows.clone() if rows.is_inference() else rows
 
     @contextmanager
     def pipeline(self, batch_size: int | None) -> Iterator[Pipeline]:

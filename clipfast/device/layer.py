@@ -65,11 +65,11 @@ class DeviceLayer(Protocol):
         ...
 
     def host_buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Pinned host memory, not initialised."""
+        """Pinned host memory, not initialised; an ordinary tensor, also when asked for in inference mode."""
         ...
 
     def device_buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Device memory of zeros."""
+        """Device memory of zeros; an ordinary tensor, also when asked for in inference mode."""
         ...
 
     def graph_pool(self) -> GraphPool:
@@ -120,10 +120,12 @@ class CudaLayer:
         event.synchronize()
 
     def host_buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        return torch.empty(shape, dtype=dtype, pin_memory=True)
+        with torch.inference_mode(False):
+            return torch.empty(shape, dtype=dtype, pin_memory=True)
 
     def device_buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        return torch.zeros(shape, dtype=dtype, device=self.device)
+        with torch.inference_mode(False):
+            return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def graph_pool(self) -> GraphPool:
         return torch.cuda.graph_pool_handle()

@@ -17,6 +17,7 @@ from clipfast.engine import Engine
 from clipfast.errors import DeviceMemoryError, InputError
 from clipfast.inputs.packing import TextBatch
 from tests.engine.engines import encode_images, encode_texts, tiny_engine
+from tests.tolerances import TOWER_FLOAT32
 
 LATE = [(), ("copy", "back"), ("compute",), ("copy", "compute", "back")]
 
@@ -62,7 +63,7 @@ def image_rows() -> torch.Tensor:
 
 
 def close(rows: torch.Tensor, expected: torch.Tensor) -> bool:
-    return bool((rows - expected).abs().max() < 1e-6)
+    return bool((rows - expected).abs().max() < TOWER_FLOAT32)
 
 
 @pytest.mark.parametrize("late", LATE, ids="+".join)
@@ -156,6 +157,15 @@ def test_rows_may_be_used_with_autograd_and_are_not_normalised_when_asked() -> N
     weight = torch.ones(32, requires_grad=True)
     (rows @ weight).sum().backward()
     assert weight.grad is not None
+
+
+def test_buffers_that_were_made_in_inference_mode_are_used_outside_of_it() -> None:
+    device = engine(HostLayer())
+    with torch.inference_mode():
+        inside = encode_images(device, pixels(), batch_size=8)
+    assert torch.equal(encode_images(device, pixels(), batch_size=8), inside)
+    with torch.inference_mode():
+        assert torch.equal(encode_images(device, list(pixels().numpy()), batch_size=8), inside)
 
 
 def test_memory_is_bounded_whatever_is_asked_for() -> None:

@@ -11,6 +11,7 @@ from clipfast.engine import Engine
 from clipfast.errors import InputError, UnsupportedError
 from clipfast.sharded import ShardedEngine, resolve_devices
 from tests.engine.engines import encode_images, encode_texts, tiny_engine
+from tests.tolerances import TOWER_FLOAT32
 
 DEVICES = 3
 
@@ -28,7 +29,7 @@ def images(count: int) -> torch.Tensor:
 
 
 def close(rows: torch.Tensor, expected: torch.Tensor) -> bool:
-    return rows.shape == expected.shape and bool((rows - expected).abs().max() < 1e-6)
+    return rows.shape == expected.shape and bool((rows - expected).abs().max() < TOWER_FLOAT32)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
