@@ -83,8 +83,8 @@ def test_training_writes_a_model_that_loads_and_a_card(tmp_path: Path):
     checkpoint = load_checkpoint(tmp_path)
     assert checkpoint.config.vision == CONFIG.vision
     first = initial_tensors(train.SEED)
-    trained = checkpoint.tensors["visual.transformer.resblocks.0.mlp.c_fc.weight"].float()
-    assert (trained - first["visual.transformer.resblocks.0.mlp.c_fc.weight"]).abs().max() > 1e-3
+    name = "visual.transformer.resblocks.0.mlp.c_fc.weight"
+    assert (checkpoint.tensors[name].float() != first[name].half().float()).float().mean() > 0.5
     assert "3 steps of 64 new images" in (tmp_path / "README.md").read_text()
 
 
