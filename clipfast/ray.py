@@ -216,7 +216,7 @@ class SlotEncoder:
         )
         told["seconds"]["encode"] = time.perf_counter() - began
         told["failures"] = pack_failures(encoded.failures)
-        rows = {kind: values.tobytes() for kind, values in encoded.rows.items()}
+        rows = {str(kind): values.tobytes() for kind, values in encoded.rows.items()}
         return {"told": json.dumps(told), **rows}
 
 

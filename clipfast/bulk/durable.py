@@ -79,6 +79,11 @@ def write_file(path: Path, write: Callable[[Any], object]) -> Written:
     return hashing.written()
 
 
+def write_text(path: Path, text: str) -> Written:
+    """`write_file` of one UTF-8 string."""
+    return write_file(path, lambda file: file.write(text.encode()))
+
+
 def sync_folder(folder: Path) -> None:
     """Renames and removals in the folder reach the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

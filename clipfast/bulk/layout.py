@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -78,7 +79,7 @@ class Layout:
             put(self.metadata(shard.number), lambda file: _write_embeddings(file, columns, shard))
         else:
             for kind, rows in shard.rows.items():
-                put(self.array(kind, shard.number), lambda file, rows=rows: _write_rows(file, rows))
+                put(self.array(kind, shard.number), partial(_write_rows, rows=rows))
             put(self.metadata(shard.number), lambda file: self._write_table(file, columns))
         errors = self.errors(shard.number)
         if shard.failures:
@@ -111,7 +112,8 @@ class Layout:
 
     def read_rows(self, kind: Modality, number: int) -> Rows:
         if self.form != "parquet":
-            return np.load(self.folder / self.array(kind, number), mmap_mode="r")
+            rows: Rows = np.load(self.folder / self.array(kind, number), mmap_mode="r")
+            return rows
         from pyarrow import parquet
 
         name = _COLUMNS[kind]

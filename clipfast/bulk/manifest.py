@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clipfast.bulk.durable import write_file
+from clipfast.bulk.durable import write_text
 from clipfast.bulk.job import Job
 from clipfast.bulk.marker import read_markers
 
@@ -23,8 +23,7 @@ def write_manifest(folder: Path, job: Job) -> None:
     written = -1
     # Another process may finish a shard meanwhile, and its newer manifest be replaced by ours: look again.
     while (manifest := _gather(folder, job))["items"] != written:
-        text = json.dumps(manifest, indent=1)
-        write_file(folder / NAME, lambda file, text=text: file.write(text.encode()))
+        write_text(folder / NAME, json.dumps(manifest, indent=1))
         written = manifest["items"]
 
 

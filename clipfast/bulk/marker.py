@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipfast.bulk.durable import Written, sha256_of, write_file
+from clipfast.bulk.durable import Written, sha256_of, write_text
 from clipfast.bulk.layout import Layout
 
 
@@ -32,10 +32,7 @@ class Marker:
 
     def write(self, layout: Layout) -> None:
         fields = vars(self) | {"files": {name: at._asdict() for name, at in self.files.items()}}
-        text = json.dumps(fields, indent=1)
-        write_file(
-            layout.folder / layout.marker(self.shard), lambda file: file.write(text.encode())
-        )
+        write_text(layout.folder / layout.marker(self.shard), json.dumps(fields, indent=1))
 
     def damage(self, folder: Path, *, checksums: bool = False) -> str | None:
         """What is wrong with the files, in words, or None. checksums: read them whole."""
