@@ -104,6 +104,7 @@ def load(
         )
     checkpoint = load_checkpoint(str(source), architecture=architecture, activation=activation)
     parameters = fold(checkpoint.tensors, checkpoint.config, dtype, ops.prepare, quantise)
+    checkpoint.forget_pages()
     if resolved == "fp8":
         parameters = fp8_parameters(parameters)
     tokenizer = tokenizer_of(checkpoint.tokenizer_file, checkpoint.config.text)

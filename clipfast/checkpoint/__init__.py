@@ -29,8 +29,15 @@ from clipfast.checkpoint.architecture import (
     parse_architecture,
 )
 from clipfast.checkpoint.declaration import Declaration
-from clipfast.checkpoint.layouts import OPENAI_LAYOUT, Layout, canonical_tensors, identify_layout
+from clipfast.checkpoint.layouts import (
+    OPENAI_LAYOUT,
+    CanonicalTensors,
+    Layout,
+    canonical_tensors,
+    identify_layout,
+)
 from clipfast.checkpoint.measure import Sizes, check_shapes, measure
+from clipfast.checkpoint.pages import forget_pages
 from clipfast.checkpoint.pretrained import available_models
 from clipfast.checkpoint.sidecar import read_sidecars, tokenizer_file
 from clipfast.checkpoint.source import Located, locate
@@ -73,6 +80,11 @@ class Checkpoint:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    def forget_pages(self) -> None:
+        """Stop holding the file's pages in memory; they are read again when a tensor is."""
+        if isinstance(self.tensors, CanonicalTensors):
+            forget_pages(part for name in self.tensors for part in self.tensors.parts(name))
 
 
 def load_checkpoint(
