@@ -9,9 +9,9 @@ import clipfast
 from benchmarks.intervals import paired_ratio
 from benchmarks.throughput import OUR_SECONDS, PAIRS
 from benchmarks.work import texts
-from clipfast.engine import TEXT_ROWS
 from clipfast.inputs import load_tokenizer
 from clipfast.inputs.packing import plan_texts
+from clipfast.text_batches import TEXT_ROWS
 
 pytestmark = pytest.mark.benchmark(timer=OUR_SECONDS)
 

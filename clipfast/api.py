@@ -18,7 +18,7 @@ from clipfast.checkpoint import Checkpoint, load_checkpoint
 from clipfast.checkpoint.folds import fold
 from clipfast.config import Activation, ModelConfig
 from clipfast.encoder import Encoder, TowerEncoder
-from clipfast.engine import Engine, TextStatistics
+from clipfast.engine import Engine
 from clipfast.errors import ConfigurationError, InputError, UnsupportedError
 from clipfast.hidden_states import Layer, image_tokens, text_tokens
 from clipfast.inputs import DecodeOptions, Tokenizer, load_tokenizer, preprocess_image
@@ -29,6 +29,7 @@ from clipfast.placement import layer_of
 from clipfast.precision import DTYPES, compute_dtype, resolve_precision
 from clipfast.runtimes.load import is_export, load_runtime
 from clipfast.sharded import ShardedEngine, resolve_devices
+from clipfast.text_batches import TextStatistics
 from clipfast.zero_shot import ZeroShotClassifier, load_classifier, zero_shot_classifier
 
 if TYPE_CHECKING:

@@ -100,8 +100,12 @@ class TowerEncoder:
         return TextRows(ids, positions, cu_seqlens, tree, key_rows)
 
     def _move(self, array: npt.NDArray[object]) -> Tensor:  # type: ignore[type-var]
-        tensor = torch.from_numpy(array)
-        if self.device.type != "cuda":
-            return tensor.to(self.device)
-        # From pinned memory the copy is asynchronous: the next batch is packed while this one is computed.
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        return to_device(torch.from_numpy(array), self.device)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device. To a GPU from pinned memory, so that the host does not wait for the copy, nor
+    for what runs before it."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

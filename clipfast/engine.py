@@ -6,44 +6,33 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Sized
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from clipfast.device import DeviceLayer
 from clipfast.encoder import Encoder
 from clipfast.errors import ConfigurationError, ForkedProcessError, InputError, UnsupportedError
 from clipfast.inputs import EXACT, DecodeOptions, PackedTexts, Tokenizer, image_batches
-from clipfast.inputs.packing import TextBatch, TextPlan, pack_tokens, plan_texts
+from clipfast.inputs.packing import pack_tokens
 from clipfast.inputs.text_pieces import packed_pieces
 from clipfast.ops import Tensor
 from clipfast.placement import InThread, Passage, on_device, place
 from clipfast.rows import RowsInOrder
+from clipfast.text_batches import TextBatches, TextCall, TextStatistics, active, finished
 
 Batch = TypeVar("Batch")
 
-# Images a batch, and rows (tokens) a text batch, by device type: large enough to fill the machine, small enough that
-# a batch's activations stay near the cores. Behind a device layer they are computed from what the device is.
+# Images a batch, by device type: large enough to fill the machine, small enough that a batch's activations stay near
+# the cores. Behind a device layer it is computed from what the device is.
 IMAGE_BATCH = {"cpu": 32, "cuda": 256}
-TEXT_ROWS = {"cpu": 4096, "cuda": 65536}
 # Texts tokenized and planned at a time; prefixes are shared within such a piece.
 TEXT_PIECE = 65536
 # Hidden states are large: a batch of them is small.
 _IMAGES_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class TextStatistics:
-    """What one encode_texts call did: texts, tokens given, rows encoded (fewer when prefixes are shared)."""
-
-    texts: int = 0
-    tokens: int = 0
-    rows: int = 0
 
 
 class Engine:
@@ -62,6 +51,7 @@ class Engine:
         self.placement = (
             None if layer is None else place(encoder, layer, batch_invariant=batch_invariant)
         )
+        self._texts = TextBatches(encoder, self.placement, batch_invariant=batch_invariant)
         self.tokenizer = tokenizer
         self.batch_invariant = batch_invariant
         self._process = os.getpid()
@@ -102,7 +92,7 @@ class Engine:
         self._of_thread.errors = failed = []
         config = self.encoder.config
         rows = RowsInOrder(config.embed_dim, _count(images))
-        with self._active(), self._passage(images, normalize, size) as passage:
+        with active(self.placement), self._passage(images, normalize, size) as passage:
             batches = image_batches(
                 images,
                 config.preprocess,
@@ -136,7 +126,7 @@ class Engine:
         def encode(pixels: Tensor) -> Tensor:
             return self._encode_pixels(pixels, normalize).to(pixels.device)
 
-        return nullcontext(InThread(size or self._usual(IMAGE_BATCH), encode))
+        return nullcontext(InThread(size or self._usual_batch, encode))
 
     def map_images(self, images: Any, function: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """function(pixels on the device) of each batch, on the CPU; the first bad image raises."""
@@ -156,7 +146,7 @@ class Engine:
     def run(self, function: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
         """function(batch), as an ordinary tensor on the CPU."""
         self.check_process()
-        with self._active(), torch.inference_mode():
+        with active(self.placement), torch.inference_mode():
             result = function(batch)
         return result.clone().cpu()
 
@@ -169,7 +159,7 @@ class Engine:
                 encoded = torch.cat([self.encoder.encode_pixels(one[None]) for one in on_device])
             else:
                 encoded = self.encoder.encode_pixels(on_device)
-            return self._finish(encoded, normalize)
+            return finished(encoded, normalize)
 
     # ---- texts -----------------------------------------------------------------------------------------------
 
@@ -195,97 +185,26 @@ class Engine:
         with _bar(progress, texts, "text") as bar:
             length = self.encoder.config.text.context_length
             pieces = packed_pieces(texts, self.tokenizer, length, truncate, TEXT_PIECE)
-            return self._encode_pieces(
-                pieces, batch_size, normalize, share_prefixes, bar, output_device
-            )
+            call = TextCall(batch_size, normalize, share_prefixes, bar.update)
+            return self._encode_pieces(pieces, call, output_device)
 
     def encode_tokens(self, ids: npt.NDArray[np.int32], *, normalize: bool) -> Tensor:
         """As `Model.encode_tokens`."""
         self.check_process()
         packed = pack_tokens(ids, self.encoder.config.text.eot_id)
-        with _bar(False, ids, "text") as bar:
-            return self._encode_pieces([packed], None, normalize, None, bar, None)
+        call = TextCall(None, normalize, None, lambda _: None)
+        return self._encode_pieces([packed], call, None)
 
     def _encode_pieces(
         self,
         pieces: Iterable[PackedTexts],
-        batch_size: int | None,
-        normalize: bool,
-        share_prefixes: bool | None,
-        bar: tqdm[Any],
+        call: TextCall,
         output_device: torch.device | str | None,
     ) -> Tensor:
+        self._check_lengths(call.normalize)
         target = torch.device(output_device or "cpu")
-        rows: list[Tensor] = []
-        statistics = TextStatistics()
-        for packed in pieces:
-            plan, encoded = self._encode_piece(packed, batch_size, share_prefixes, normalize, bar)
-            rows.append(encoded.to(target))
-            statistics = TextStatistics(
-                statistics.texts + len(rows[-1]),
-                statistics.tokens + plan.tokens,
-                statistics.rows + plan.rows,
-            )
-        self._of_thread.statistics = statistics
-        if not rows:
-            return torch.empty(0, self.encoder.config.embed_dim, device=target)
-        return rows[0] if len(rows) == 1 else torch.cat(rows)
-
-    def _encode_piece(
-        self,
-        packed: PackedTexts,
-        batch_size: int | None,
-        share_prefixes: bool | None,
-        normalize: bool,
-        bar: tqdm[Any],
-    ) -> tuple[TextPlan, Tensor]:
-        """The piece's rows; in smaller batches, all of it again, where a batch did not fit the device."""
-        count, before = len(packed.cu_seqlens) - 1, bar.n
-        while True:
-            plan = self._plan(packed, batch_size, share_prefixes)
-            try:
-                with self._active():
-                    return plan, self._encode_plan(plan, count, normalize, bar)
-            except self._out_of_memory:
-                bar.n = before
-            assert self.placement is not None, "only a device runs out"
-            largest = max(plan, key=lambda batch: len(batch.ids))
-            alone = len(largest.cu_seqlens) == 2
-            self.placement.texts.halve(1 if alone else len(largest.ids))
-
-    @property
-    def _out_of_memory(self) -> tuple[type[BaseException], ...]:
-        return () if self.placement is None else self.placement.images.layer.out_of_memory
-
-    def _plan(
-        self, packed: PackedTexts, batch_size: int | None, share_prefixes: bool | None
-    ) -> TextPlan:
-        if self.batch_invariant:
-            return plan_texts(packed, max_rows=1, share_prefixes=False)
-        return plan_texts(
-            packed,
-            max_rows=(
-                self._usual(TEXT_ROWS) if self.placement is None else self.placement.most_text_rows
-            ),
-            max_texts=batch_size,
-            share_prefixes=share_prefixes if self.encoder.shares_prefixes else False,
-        )
-
-    def _encode_plan(self, plan: TextPlan, count: int, normalize: bool, bar: tqdm[Any]) -> Tensor:
-        device = self.encoder.device
-        out: Tensor | None = None
-        for batch in plan:
-            encoded = self._encode_batch(batch, normalize)
-            if out is None:
-                out = encoded.new_empty(count, encoded.shape[1])
-            places = torch.from_numpy(batch.texts).to(device)
-            out[places] = encoded[torch.from_numpy(batch.unique).to(device)]
-            bar.update(len(places))
-        return torch.empty(0, self.encoder.config.embed_dim) if out is None else out
-
-    def _encode_batch(self, batch: TextBatch, normalize: bool) -> Tensor:
-        with torch.inference_mode():
-            return self._finish(self.encoder.encode_texts(batch), normalize)
+        rows, self._of_thread.statistics = self._texts.encode(pieces, call, target)
+        return rows
 
     def _check_lengths(self, normalize: bool) -> None:
         if self.encoder.unit_rows and not normalize:
@@ -293,26 +212,16 @@ class Engine:
                 "normalize=False: this exported model's rows leave it with unit length; load the weights themselves"
             )
 
-    def _finish(self, encoded: Tensor, normalize: bool) -> Tensor:
-        """Ordinary tensors leave the engine: rows of unit length when asked, usable with autograd."""
-        self._check_lengths(normalize)
-        rows = F.normalize(encoded, dim=-1) if normalize else encoded
-        with torch.inference_mode(False):
-            return rows.clone()
-
-    def _active(self) -> AbstractContextManager[object]:
-        """This thread launches on the encoder's device."""
-        return nullcontext() if self.placement is None else self.placement.images.layer.active()
-
-    def _usual(self, table: dict[str, int]) -> int:
-        return table.get(self.encoder.device.type, table["cpu"])
+    @property
+    def _usual_batch(self) -> int:
+        return IMAGE_BATCH.get(self.encoder.device.type, IMAGE_BATCH["cpu"])
 
     def describe(self) -> dict[str, Any]:
         """The batches that are made, and on an accelerator why."""
         if self.placement is None:
             return {
-                "images a batch": self._usual(IMAGE_BATCH),
-                "text rows a batch": self._usual(TEXT_ROWS),
+                "images a batch": self._usual_batch,
+                "text rows a batch": self._texts.most_rows,
             }
         return self.placement.describe()
 

@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clipfast.engine import Engine, TextStatistics
+from clipfast.engine import Engine
 from clipfast.errors import InputError, UnsupportedError
 from clipfast.inputs import EXACT, DecodeOptions
 from clipfast.inputs.pipeline import available_processors
 from clipfast.ops import Tensor
 from clipfast.precision import resolve_device
+from clipfast.text_batches import TextStatistics
 
 Outcome = TypeVar("Outcome")
 # Items of a stream that an engine is given at once: a stream has no length to divide.
@@ -141,7 +142,7 @@ class ShardedEngine(Engine):
             rows = engine.encode_texts(part, progress=progress and first, **options)
             return _Share(start, rows, statistics=engine.last_text_statistics)
 
-        return self._texts(texts, work, options["output_device"])
+        return self._shared_texts(texts, work, options["output_device"])
 
     def encode_tokens(self, ids: npt.NDArray[np.int32], *, normalize: bool) -> Tensor:
         """As `Model.encode_tokens`."""
@@ -150,7 +151,7 @@ class ShardedEngine(Engine):
             rows = engine.encode_tokens(part, normalize=normalize)
             return _Share(start, rows, statistics=engine.last_text_statistics)
 
-        return self._texts(ids, work, "cpu")
+        return self._shared_texts(ids, work, "cpu")
 
     def describe(self) -> dict[str, Any]:
         """The batches of each device."""
@@ -161,7 +162,9 @@ class ShardedEngine(Engine):
         for engine in self.engines:
             engine.release()
 
-    def _texts(self, texts: Any, work: Callable[..., _Share], target: torch.device | str) -> Tensor:
+    def _shared_texts(
+        self, texts: Any, work: Callable[..., _Share], target: torch.device | str
+    ) -> Tensor:
         self.check_process()
         shares = self._in_order(texts, work)
         done = [share.statistics for share in shares]

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "clipfast"
 BASE = {"errors", "config", "parameters", "environment"}
 ENCODING = {"inputs", "ops", "model", "backends", "runtimes", "checkpoint", "_native"}
 PLACING = ENCODING | {"encoder", "device"}
-ENGINE = PLACING | {"engine", "hidden_states", "placement", "precision", "rows"}
+ENGINE = PLACING | {"engine", "hidden_states", "placement", "precision", "rows", "text_batches"}
 USES = ENGINE | {"sharded", "scoring", "templates", "zero_shot", "export", "bulk"}
 API = USES | {"api", "default_model"}
 
@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rows": {"ops"},
     "device": set(),
     "placement": PLACING,
+    "text_batches": PLACING | {"placement"},
     "precision": ENCODING,
     "encoder": ENCODING,
     "engine": ENGINE,

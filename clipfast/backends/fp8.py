@@ -28,22 +28,22 @@ _LARGEST = 448.0
 
 
 class Scaled(torch.Tensor):
-    """A matrix (M, K) that exists only as 8-bit floats with their scales: values * scale.
+    """A matrix (M, K) that exists only as 8-bit floats with their scales: codes * scale.
 
-    values: (M, K) e4m3. scale: (M, 1) float32, or (M, ceil(K / 128)), one for each 128 columns.
+    codes: (M, K) e4m3. scale: (M, 1) float32, or (M, ceil(K / 128)), one for each 128 columns.
     """
 
-    values: Tensor
+    codes: Tensor
     scale: Tensor
 
     @staticmethod
-    def of(values: Tensor, scale: Tensor) -> Scaled:
+    def of(codes: Tensor, scale: Tensor) -> Scaled:
         """The two, as one tensor of dtype e4m3 that only fp8 products read."""
         scaled = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001
-            Scaled, values.shape, dtype=FP8, device=values.device
+            Scaled, codes.shape, dtype=FP8, device=codes.device
         )
         assert isinstance(scaled, Scaled)
-        scaled.values, scaled.scale = values, scale
+        scaled.codes, scaled.scale = codes, scale
         return scaled
 
     @classmethod
@@ -52,7 +52,7 @@ class Scaled(torch.Tensor):
     ) -> Tensor:
         device = (kwargs or {}).get("device")
         if func is torch.ops.aten._to_copy.default and device is not None:  # noqa: SLF001
-            return Scaled.of(args[0].values.to(device), args[0].scale.to(device))
+            return Scaled.of(args[0].codes.to(device), args[0].scale.to(device))
         raise TypeError(f"{func} cannot read a matrix of scaled 8-bit floats")
 
 
@@ -90,7 +90,7 @@ def quantised(wide: Tensor, group: int) -> Scaled:
     Args:
         wide: (M, K) floating point. group: columns of a scale.
     """
-    parts = wide.float().split(group, dim=1)
+    parts = torch.split(wide.float(), group, dim=1)
     largest = torch.stack([part.abs().amax(dim=1) for part in parts], dim=1)
     scale = torch.where(largest > 0, largest / _LARGEST, 1.0)
     values = [part / scale[:, [at]] for at, part in enumerate(parts)]
@@ -98,8 +98,8 @@ def quantised(wide: Tensor, group: int) -> Scaled:
 
 
 def widened(x: Scaled) -> Tensor:
-    """values * scale, (M, K) float32."""
-    wide = x.values.float()
+    """codes * scale, (M, K) float32."""
+    wide = x.codes.float()
     if x.scale.shape[1] == 1:
         return wide * x.scale
     return wide * x.scale.repeat_interleave(GROUP, dim=1)[:, : wide.shape[1]]
@@ -169,9 +169,9 @@ class TritonKernels:
         from clipfast.kernels.linear_fp8 import linear_fp8
 
         y, scale = linear_fp8(
-            x.values,
+            x.codes,
             x.scale,
-            weight.values,
+            weight.codes,
             weight.scale[:, 0],
             bias,
             activation=activation,
@@ -235,6 +235,8 @@ def fp8_ops(base: Ops, kernels: Kernels, dtype: torch.dtype = torch.bfloat16) ->
 
 
 def _linear_of(base: Ops, kernels: Kernels, narrow: torch.dtype) -> Callable[..., Any]:
+    plain: Callable[..., Any] = base.linear  # one call for its two overloads
+
     def linear(
         x: Tensor,
         weight: Tensor,
@@ -244,11 +246,16 @@ def _linear_of(base: Ops, kernels: Kernels, narrow: torch.dtype) -> Callable[...
         residual: Tensor | None = None,
         row_scale: Tensor | None = None,
         return_row_stats: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    ) -> Any:
         if not isinstance(weight, Scaled):
-            options: dict[str, Any] = {"activation": activation, "residual": residual}
-            return base.linear(
-                x, weight, bias, row_scale=row_scale, return_row_stats=return_row_stats, **options
+            return plain(
+                x,
+                weight,
+                bias,
+                activation=activation,
+                residual=residual,
+                row_scale=row_scale,
+                return_row_stats=return_row_stats,
             )
         assert isinstance(x, Scaled), "fp8 weights multiply what an fp8 operation made"
         assert row_scale is None, "its rows have their scales"

@@ -99,7 +99,7 @@ class CudaLayer:
         return torch.cuda.device(self.device)
 
     def stream(self, name: str) -> Stream:
-        stream = torch.cuda.Stream(self.device)
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self.device))
         return stream
 
