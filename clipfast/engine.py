@@ -90,6 +90,12 @@ class Engine:
         self._check_lengths(normalize)
         size = _positive("batch_size", batch_size)
         self._of_thread.errors = failed = []
+        if self.placement is not None and not progress:
+            ready = self.placement.ready(images)
+            if ready is not None:
+                with active(self.placement):
+                    done = self.placement.images.run(ready, normalize, size)
+                return done if output_device is None else done.to(output_device)
         config = self.encoder.config
         rows = RowsInOrder(config.embed_dim, _count(images))
         with active(self.placement), self._passage(images, normalize, size) as passage:

@@ -142,6 +142,13 @@ class Placement:
     def most_text_rows(self) -> int:
         return self.texts.within(self.text_rows)
 
+    def ready(self, images: object) -> Tensor | None:
+        """`images`, when they are a uint8 batch (N, 3, R, R) in the device's memory and nothing is left to prepare."""
+        if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8:
+            return None
+        fits = images.shape[1:] == self.images.shape and self.images.layer.holds(images)
+        return images if fits else None
+
     def describe(self) -> dict[str, Any]:
         """What was decided for this device."""
         return {**self.images.describe(), "text rows a batch": self.most_text_rows}

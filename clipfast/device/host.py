@@ -71,6 +71,7 @@ class HostLayer:
         self.lazy = frozenset(lazy)
         self.host_bytes = self.device_bytes = 0
         self.most_host_bytes = self.most_device_bytes = 0
+        self._on_device: set[int] = set()
         self.calls: Counter[str] = Counter()
         self._failing: Counter[str] = Counter()
         self._current = HostStream("default")
@@ -78,6 +79,9 @@ class HostLayer:
     def fail(self, operation: str, times: int = 1) -> None:
         """The next `times` calls of a method ("submit", "capture", "host_buffer", "device_buffer") lack memory."""
         self._failing[operation] += times
+
+    def holds(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage().data_ptr() in self._on_device
 
     def active(self) -> AbstractContextManager[object]:
         self.calls["active"] += 1
@@ -115,7 +119,7 @@ class HostLayer:
             buffer = torch.empty(shape, dtype=dtype)
         self.host_bytes += buffer.nbytes
         self.most_host_bytes = max(self.most_host_bytes, self.host_bytes)
-        finalize(buffer, self._freed, buffer.nbytes, 0)
+        finalize(buffer, self._freed, buffer.nbytes, 0, 0)
         return buffer
 
     def device_buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -124,7 +128,8 @@ class HostLayer:
             buffer = torch.zeros(shape, dtype=dtype)
         self.device_bytes += buffer.nbytes
         self.most_device_bytes = max(self.most_device_bytes, self.device_bytes)
-        finalize(buffer, self._freed, 0, buffer.nbytes)
+        self._on_device.add(buffer.data_ptr())
+        finalize(buffer, self._freed, 0, buffer.nbytes, buffer.data_ptr())
         return buffer
 
     def graph_pool(self) -> GraphPool:
@@ -144,9 +149,10 @@ class HostLayer:
             self._failing[operation] -= 1
             raise HostMemoryError(f"told to fail: {operation}")
 
-    def _freed(self, host: int, device: int) -> None:
+    def _freed(self, host: int, device: int, pointer: int) -> None:
         self.host_bytes -= host
         self.device_bytes -= device
+        self._on_device.discard(pointer)
 
     def _run(self, stream: HostStream, count: int) -> None:
         """Runs the stream's work up to its first `count` pieces; a piece that is running counts as run."""

@@ -36,6 +36,10 @@ class DeviceLayer(Protocol):
     out_of_memory: tuple[type[BaseException], ...]
     """The errors that say so; they come from `submit`, `capture` and the buffers."""
 
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether the tensor lies in this device's memory."""
+        ...
+
     def active(self) -> AbstractContextManager[object]:
         """While it is open, this thread launches on this device."""
         ...
@@ -94,6 +98,9 @@ class CudaLayer:
         index = torch.cuda.current_device() if device.index is None else device.index
         self.device = torch.device("cuda", index)
         self.multiprocessors = torch.cuda.get_device_properties(index).multi_processor_count
+
+    def holds(self, tensor: Tensor) -> bool:
+        return tensor.device == self.device
 
     def active(self) -> AbstractContextManager[object]:
         return torch.cuda.device(self.device)

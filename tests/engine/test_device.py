@@ -159,6 +159,18 @@ def test_rows_may_be_used_with_autograd_and_are_not_normalised_when_asked() -> N
     assert weight.grad is not None
 
 
+@pytest.mark.parametrize("batch_size", [None, 7], ids=str)
+def test_a_batch_of_the_device_does_not_pass_through_the_host(batch_size: int | None) -> None:
+    layer = HostLayer(lazy=("copy", "compute", "back"))
+    device = engine(layer, images=30)
+    batch = layer.device_buffer(tuple(pixels().shape), torch.uint8).copy_(pixels())
+    assert close(encode_images(device, batch, batch_size=batch_size), image_rows())
+    assert close(encode_images(device, batch[5:9], batch_size=batch_size), image_rows()[5:9])
+    assert encode_images(device, batch[:0]).shape == (0, 32)
+    assert layer.calls["submit"] == layer.calls["host_buffer"] == 0
+    assert layer.calls["capture"] > 0
+
+
 def test_buffers_that_were_made_in_inference_mode_are_used_outside_of_it() -> None:
     device = engine(HostLayer())
     with torch.inference_mode():
