@@ -72,9 +72,15 @@ class HostLayer:
         self.host_bytes = self.device_bytes = 0
         self.most_host_bytes = self.most_device_bytes = 0
         self._on_device: set[int] = set()
+        self._streams: list[HostStream] = []
         self.calls: Counter[str] = Counter()
         self._failing: Counter[str] = Counter()
         self._current = HostStream("default")
+
+    @property
+    def waiting(self) -> int:
+        """Pieces of work that were submitted and have not run."""
+        return sum(len(stream.queue) for stream in self._streams)
 
     def fail(self, operation: str, times: int = 1) -> None:
         """The next `times` calls of a method ("submit", "capture", "host_buffer", "device_buffer") lack memory."""
@@ -88,7 +94,9 @@ class HostLayer:
         return nullcontext()
 
     def stream(self, name: str) -> HostStream:
-        return HostStream(name, name in self.lazy)
+        stream = HostStream(name, name in self.lazy)
+        self._streams.append(stream)
+        return stream
 
     def current_stream(self) -> HostStream:
         return self._current

@@ -74,8 +74,12 @@ class DeviceImages:
         Raises: DeviceMemoryError.
         """
         pipeline = self._idle_pipeline(self.batch(batch_size)) or self._new_pipeline(batch_size)
-        yield pipeline
-        # Not after an error: its buffers may still be in use then, and go when their users have gone.
+        try:
+            yield pipeline
+        except BaseException:
+            # Decoding threads may still hold its buffers, so nobody gets it again.
+            pipeline.abandon()
+            raise
         with self._lock:
             self._idle.append(pipeline)
 

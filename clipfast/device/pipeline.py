@@ -93,6 +93,12 @@ class Pipeline:
         while self._results:
             yield from self._oldest()
 
+    def abandon(self) -> None:
+        """Waits until the device is done with the buffers: after an error they go, and others get their memory."""
+        self._results.clear()
+        for stream in (self._copy, self._compute, self._back):
+            self._layer.synchronize(self._layer.record(stream))
+
     def _staged(self, pixels: Tensor) -> Tensor:
         held = self._pixels.take(len(pixels))
         held.copy_(pixels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import NoReturn
 
 import pytest
 import torch
@@ -128,12 +129,27 @@ def test_a_pipeline_that_does_not_fit_is_made_smaller(operation: str) -> None:
     assert device.batch(None) == 4
 
 
-def test_a_pipeline_is_not_used_again_after_an_error() -> None:
-    device = images(HostLayer(), Small(16))
-    with pytest.raises(ValueError, match="the caller's"), device.pipeline(4) as failed:
-        raise ValueError("the caller's")
+def interrupted(layer: HostLayer, device: DeviceImages) -> NoReturn:
+    """A pipeline whose caller fails after a batch was put in."""
+    with device.pipeline(4) as failed:
+        pixels = failed.allocate(2).fill_(1)
+        assert not list(failed.put(lambda part: device.run(part, False, None), [0, 1], pixels))
+        assert layer.waiting > 0
+        raise CallerError(failed)
+
+
+class CallerError(Exception):
+    """Holds the pipeline."""
+
+
+def test_after_an_error_a_pipeline_is_finished_with_and_not_used_again() -> None:
+    layer = HostLayer(lazy=("copy", "compute", "back"))
+    device = images(layer, Small(16))
+    with pytest.raises(CallerError) as raised:
+        interrupted(layer, device)
+    assert layer.waiting == 0
     with device.pipeline(4) as fresh:
-        assert fresh is not failed
+        assert fresh is not raised.value.args[0]
 
 
 def test_two_callers_have_two_pipelines_and_release_gives_them_back() -> None:
