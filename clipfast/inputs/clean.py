@@ -6,7 +6,6 @@ import html
 import re
 from typing import Final
 
-import ftfy
 import regex
 
 # On these characters every cleaning step but the whitespace and case ones is the identity: ftfy acts on entities,
@@ -24,6 +23,8 @@ def clean(text: str) -> str:
     """`text` as CLIP was trained on it: repaired, unescaped twice, whitespace collapsed, stripped, lower case."""
     if is_plain(text):
         return " ".join(text.split()).lower()
+    import ftfy  # only what is not plain waits for it
+
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
     collapsed: str = _WHITESPACE.sub(" ", text).strip()
     return collapsed.lower()

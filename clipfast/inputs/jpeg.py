@@ -9,7 +9,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 from PIL import Image
 
 from clipfast.errors import InputError
@@ -38,6 +37,8 @@ def read_header(data: bytes) -> JpegHeader | None:
     """Size and color format, or None when the data is no JPEG or one that libjpeg-turbo does not read."""
     if not data.startswith(b"\xff\xd8\xff"):
         return None
+    import simplejpeg  # only JPEGs wait for it
+
     try:
         height, width, colorspace, subsampling = simplejpeg.decode_jpeg_header(data)
     except ValueError:
@@ -79,6 +80,8 @@ def decode(data: bytes, header: JpegHeader, least_side: int | None) -> Pixels | 
     colorspace = _COLORSPACES.get(header.colorspace)
     if colorspace is None or header.subsampling not in _SUBSAMPLINGS or not equals_pillow():
         return None
+    import simplejpeg
+
     least = least_side or 0
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(
@@ -99,6 +102,8 @@ def decode(data: bytes, header: JpegHeader, least_side: int | None) -> Pixels | 
 @cache
 def equals_pillow() -> bool:
     """Whether simplejpeg's libjpeg-turbo and Pillow's give the same pixels, tried once on images made here."""
+    import simplejpeg
+
     rows, columns = np.mgrid[0:61, 0:83]
     waves = [
         128 + 100 * np.sin(rows / (3 + c) + columns * columns / (90 - 20 * c)) for c in range(3)

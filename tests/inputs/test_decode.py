@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image, ImageOps
 
 from benchmarks.peers.modules import make_torchvision_importable
@@ -67,8 +68,8 @@ def test_transparent_palettes_equal_pillow(format_name, transparency):
 def test_simplejpeg_is_used_because_it_equals_pillow(monkeypatch, caplog):
     assert jpeg.equals_pillow.__wrapped__()
     assert caplog.messages == []
-    decode = jpeg.simplejpeg.decode_jpeg
-    monkeypatch.setattr(jpeg.simplejpeg, "decode_jpeg", lambda *given: decode(*given) ^ 1)
+    decode = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *given: decode(*given) ^ 1)
     assert not jpeg.equals_pillow.__wrapped__()
     assert "Pillow decodes JPEG" in caplog.text
 
