@@ -5,9 +5,10 @@ late as its events allow, and failures come when told. Nothing here knows a mode
 """
 
 from clipfast.device.batching import Batching, Product, token_budget
+from clipfast.device.cuda import CudaLayer
 from clipfast.device.host import HostLayer, HostMemoryError
 from clipfast.device.images import DeviceImages
-from clipfast.device.layer import CudaLayer, DeviceLayer
+from clipfast.device.layer import DeviceLayer
 from clipfast.device.memory import MemoryLimit
 
 __all__ = [
