@@ -1,6 +1,8 @@
 """Runs our own `build_engine` on graphs, where TensorRT is a builder without a GPU: a program for a subprocess.
 
-python build_on_rtx.py FILE.onnx...       prints a JSON list, one entry a graph
+python build_on_rtx.py OPTIONS FILE.onnx...       prints a JSON list, one entry a graph
+
+OPTIONS is JSON: {"settings": {...BuildSettings...}, "timing_cache": "FILE"}, both optional.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from clipfast.errors import ClipfastError
 from clipfast.export.tensorrt import BuildSettings, build_engine
 
 
-def build(path: Path) -> dict[str, object]:
+def build(path: Path, settings: BuildSettings, timing_cache: str | None) -> dict[str, object]:
     try:
-        report = build_engine(path, verify=False, force=True, settings=BuildSettings())
+        report = build_engine(
+            path, verify=False, force=True, settings=settings, timing_cache=timing_cache
+        )
     except ClipfastError as error:
         return {"error": f"{type(error).__name__}: {error}"}
     plan = Path(report.engine).read_bytes()
@@ -32,4 +36,11 @@ def build(path: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps([build(Path(path)) for path in sys.argv[1:]]))
+    options = json.loads(sys.argv[1])
+    given = options.get("settings", {})
+    given["profiles"] = tuple(tuple(profile) for profile in given.get("profiles", ()))
+    built = [
+        build(Path(path), BuildSettings(**given), options.get("timing_cache"))
+        for path in sys.argv[2:]
+    ]
+    print(json.dumps(built))

@@ -19,7 +19,7 @@ from clipfast.runtimes.metadata import ExportTarget, TowerName
 from clipfast.runtimes.onnxruntime import OnnxTower
 from tests.export.graphs import images, narrow, random_parameters, tokens, write_tower
 from tests.tolerances import EXPORT_COSINE_FP16, EXPORT_COSINE_FP32
-from tests.weights import tiny, tiny_resnet
+from tests.weights import reduced, tiny, tiny_resnet
 
 CPU = torch.device("cpu")
 BATCHES = (1, 2, 7)
@@ -70,6 +70,12 @@ NARROW = {replace(narrow(config), name=""): narrow(config) for config in ARCHITE
 @pytest.mark.parametrize("config", NARROW.values(), ids=lambda config: config.name)
 def test_family(config: ModelConfig, tmp_path: Path) -> None:
     check(config, "onnxruntime", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_with_all_its_tokens(name: str, tmp_path: Path) -> None:
+    check(reduced(ARCHITECTURES[name]), "onnxruntime", tmp_path)
 
 
 @pytest.mark.parametrize(

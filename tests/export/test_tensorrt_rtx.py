@@ -34,17 +34,26 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         pytest.skip(str(error))
 
 
-def build(label: str, environment: dict[str, str], *paths: Path) -> list[dict[str, Any]]:
+def run(environment: dict[str, str], *paths: Path, **options: Any) -> list[dict[str, Any]]:
+    """What `build_engine` said of each graph."""
     program = Path(__file__).with_name("build_on_rtx.py")
     ran = subprocess.run(
-        [sys.executable, str(program), *map(str, paths)],
+        [sys.executable, str(program), json.dumps(options), *map(str, paths)],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    results = json.loads(ran.stdout.splitlines()[-1])
+    results: list[dict[str, Any]] = json.loads(ran.stdout.splitlines()[-1])
+    return results
+
+
+def build(
+    label: str, environment: dict[str, str], *paths: Path, **options: Any
+) -> list[dict[str, Any]]:
+    """As `run`, where nothing may go wrong."""
+    results = run(environment, *paths, **options)
     for path, result in zip(paths, results, strict=True):
         shown = {key: value for key, value in result.items() if key != "sidecar"}
         print(label, path.name, shown)
@@ -114,15 +123,34 @@ def test_a_broken_graph_is_refused_with_nvidias_words(
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             tensor.external_data[0].value = "missing.data"
     path.write_bytes(model.SerializeToString())
-    program = Path(__file__).with_name("build_on_rtx.py")
-    ran = subprocess.run(
-        [sys.executable, str(program), str(path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    (result,) = json.loads(ran.stdout.splitlines()[-1])
+    (result,) = run(environment, path)
     assert result["error"].startswith("BuildError")
     assert "missing.data" in result["error"] or "token_embedding" in result["error"]
+    assert not path.with_suffix(".engine").exists()
+
+
+def test_settings_reach_the_builder(environment: dict[str, str], tmp_path: Path) -> None:
+    config = reduced(ARCHITECTURES["ViT-B-32"], 1)
+    path = write_tower(tmp_path, config, random_parameters(config), "text", "fp16", "tensorrt")
+    settings = {
+        "profiles": [[1, 4, 8], [8, 16, 32]],
+        "workspace": 1 << 30,
+        "optimization_level": 2,
+    }
+    cache = tmp_path / "made" / "timing.cache"  # reading one again asks CUDA for its device
+    (result,) = build("settings", environment, path, settings=settings, timing_cache=str(cache))
+    assert cache.stat().st_size > 0
+    assert result["sidecar"]["profiles"] == settings["profiles"]
+    assert result["sidecar"]["settings"]["optimization_level"] == 2
+
+
+def test_why_nothing_was_built_is_said_in_nvidias_words(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Stripping weights asks CUDA for a device, which is not here: only the logger knows."""
+    config = reduced(ARCHITECTURES["ViT-B-32"], 1)
+    path = write_tower(tmp_path, config, random_parameters(config), "text", "fp16", "tensorrt")
+    (result,) = run(environment, path, settings={"strip_weights": True})
+    assert result["error"].startswith("BuildError: text.onnx: TensorRT built no engine: ")
+    assert "Error Code" in result["error"]
     assert not path.with_suffix(".engine").exists()
