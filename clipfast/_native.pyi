@@ -62,7 +62,7 @@ def patches(
     threads: int,
 ) -> None: ...
 def quantise(
-    x: TypedMatrix, out: Matrix, row_scale: int, width: int, isa: str, threads: int
+    x: TypedMatrix, out: Matrix, row_scale: int, zero: int, width: int, isa: str, threads: int
 ) -> None: ...
 def dequantise(
     y: TypedMatrix,

@@ -264,7 +264,9 @@ class ResizeCrop(Protocol):
 
 
 class Prepare(Protocol):
-    def __call__(self, linear: parameters.Linear, boundary: int | None = None) -> parameters.Linear:
+    def __call__(
+        self, linear: parameters.Linear, boundary: int | None = None, *, activated: bool = False
+    ) -> parameters.Linear:
         """The same layer in the layout that the backend's `linear` reads fastest, once, at load.
 
         Its weight may be opaque: shape and dtype are what they were, and nothing else may be asked of it.
@@ -272,11 +274,14 @@ class Prepare(Protocol):
         Args:
             linear: on the CPU.
             boundary: of its output features; `rows(0, boundary)` and `rows(boundary)` will be asked for.
+            activated: its input comes out of an activation, so that it is never much below zero.
         """
         ...
 
 
-def _as_it_is(linear: parameters.Linear, boundary: int | None = None) -> parameters.Linear:
+def _as_it_is(
+    linear: parameters.Linear, boundary: int | None = None, *, activated: bool = False
+) -> parameters.Linear:
     return linear
 
 

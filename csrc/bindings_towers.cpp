@@ -92,10 +92,12 @@ Activation parse_activation(const std::string& name) {
     throw std::invalid_argument("activation '" + name + "' is not one of none, silu, gelu");
 }
 
-void bind_quantise(const py::tuple& x, const py::tuple& out, std::uintptr_t row_scale,
+void bind_quantise(const py::tuple& x, const py::tuple& out, std::uintptr_t row_scale, int zero,
                    std::int64_t width, const std::string& isa, int threads) {
-    const QuantiseProblem problem = {parse_typed(x), parse_matrix(out), pointer<float>(row_scale),
-                                     width,          parse_isa(isa),    parse_threads(threads)};
+    if (zero < 1 || zero > 254) throw std::invalid_argument("zero is not in 1 .. 254");
+    const QuantiseProblem problem = {
+        parse_typed(x), parse_matrix(out), pointer<float>(row_scale), zero,
+        width,          parse_isa(isa),    parse_threads(threads)};
     const py::gil_scoped_release unlocked;
     quantise(problem);
 }
@@ -132,8 +134,8 @@ void bind_towers(py::module_& module) {
                py::arg("grid"), py::arg("patch"), py::arg("out"), py::arg("dtype"),
                py::arg("threads"), "Rows of patches from bytes of (image, channel, row) strides.");
     module.def("quantise", &bind_quantise, py::arg("x"), py::arg("out"), py::arg("row_scale"),
-               py::arg("width"), py::arg("isa"), py::arg("threads"),
-               "Rows as bytes around 128 with a scale each.");
+               py::arg("zero"), py::arg("width"), py::arg("isa"), py::arg("threads"),
+               "Rows as bytes around `zero` with a scale each.");
     module.def("dequantise", &bind_dequantise, py::arg("y"), py::arg("row_scale"), py::arg("bias"),
                py::arg("activation"), py::arg("residual"), py::arg("out"), py::arg("width"),
                py::arg("isa"), py::arg("threads"),

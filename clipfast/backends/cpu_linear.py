@@ -38,12 +38,13 @@ class SplitLinear(Linear):
         return self.after
 
 
-def prepare(linear: Linear, boundary: int | None = None) -> Linear:
+def prepare(linear: Linear, boundary: int | None = None, *, activated: bool = False) -> Linear:
     """The layer with its weight packed, where oneDNN is the fastest that this processor has.
 
     Args:
         linear: weight (N, K), bias (N,) or None.
         boundary: `rows(0, boundary)` and `rows(boundary)` will be asked for.
+        activated: makes no difference here.
     """
     if not packs(linear.weight.dtype):
         return linear

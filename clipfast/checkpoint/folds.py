@@ -15,7 +15,8 @@ ln_pre, ln_post and ln_final keep their scale and shift: the first feeds the res
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 
@@ -47,11 +48,15 @@ QUICK_GELU_SLOPE = 1.702
 BATCH_NORM_EPS = 1e-5
 
 
-# A linear layer, and where `rows` will part it, in a backend's own layout (`ops.Prepare`).
-Prepare = Callable[[Linear, int | None], Linear]
+class Prepare(Protocol):
+    """A linear layer in a backend's own layout, as `ops.Prepare` says."""
+
+    def __call__(
+        self, linear: Linear, boundary: int | None = None, *, activated: bool = False
+    ) -> Linear: ...
 
 
-def _unchanged(linear: Linear, boundary: int | None = None) -> Linear:
+def _unchanged(linear: Linear, boundary: int | None = None, *, activated: bool = False) -> Linear:
     return linear
 
 
@@ -124,11 +129,14 @@ class _Folder:
         return tensor.to(self.stream).contiguous()
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        return self.prepare(self._linear(weight, bias), None)
+        return self.prepare(self._linear(weight, bias))
 
-    def layer(self, weight: Tensor, bias: Tensor, boundary: int | None = None) -> Linear:
+    def layer(
+        self, weight: Tensor, bias: Tensor, boundary: int | None = None, *, activated: bool = False
+    ) -> Linear:
         """A layer inside a block."""
-        return (self.quantise or self.prepare)(self._linear(weight, bias), boundary)
+        prepare = self.quantise or self.prepare
+        return prepare(self._linear(weight, bias), boundary, activated=activated)
 
     def _linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         return Linear(self.keep(weight), None if bias is None else self.keep(bias))
@@ -187,7 +195,7 @@ class _Folder:
             out_proj=self.layer(out_weight, out_bias),
             ln_2=ln_2,
             c_fc=self.layer(fc_weight, fc_bias),
-            c_proj=self.layer(proj_weight, self.read(f"{name}.mlp.c_proj.bias")),
+            c_proj=self.layer(proj_weight, self.read(f"{name}.mlp.c_proj.bias"), activated=True),
             activation="silu" if quick else "gelu",
         )
 
@@ -226,7 +234,7 @@ class _Folder:
     ) -> PatchEmbed:
         convolution = self.read("visual.conv1.weight")
         weight, bias = self._normalise_pixels(convolution, preprocess)
-        embed = self.prepare(Linear(weight.flatten(1), bias), None)
+        embed = self.prepare(Linear(weight.flatten(1), bias))
         return PatchEmbed(
             weight=embed.weight,
             bias=bias,

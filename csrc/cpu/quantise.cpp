@@ -18,8 +18,8 @@
 namespace clipfast {
 namespace {
 
-constexpr float kLargest = 127;
-constexpr int kZero = 128;
+constexpr int kTop = 255;
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr std::int64_t kFill = 16;  // elements after a row that may be read and written
 
 // erf(z) = 1 - t (a1 + t (a2 + ...)) exp(-z^2), t = 1 / (1 + p z), z >= 0.
@@ -27,9 +27,14 @@ constexpr float kErfP = 0.3275911f, kErf1 = 0.254829592f, kErf2 = -0.284496736f;
 constexpr float kErf3 = 1.421413741f, kErf4 = -1.453152027f, kErf5 = 1.061405429f;
 constexpr float kRootHalf = 0.70710678f;
 
+struct Extremes {
+    float lowest, highest;  // at most, at least zero; NaN where the row has one
+};
+
 struct RowKernels {
-    float (*largest)(const float* x, std::int64_t count);
-    void (*to_bytes)(const float* x, std::int64_t count, float inverse, std::uint8_t* out);
+    Extremes (*extremes)(const float* x, std::int64_t count);
+    void (*to_bytes)(const float* x, std::int64_t count, float inverse, int zero,
+                     std::uint8_t* out);
     // y = activation(scale * y + bias)
     void (*finish)(float* y, std::int64_t count, float scale, const float* bias, Activation);
     void (*add)(float* y, const float* other, std::int64_t count);
@@ -37,19 +42,22 @@ struct RowKernels {
 
 // --- serial: the definition ---
 
-float largest_serial(const float* x, std::int64_t count) {
-    float largest = 0;
+Extremes extremes_serial(const float* x, std::int64_t count) {
+    Extremes e = {0, 0};
     for (std::int64_t i = 0; i < count; ++i) {
-        if (x[i] != x[i]) return x[i];
-        largest = std::max(largest, std::fabs(x[i]));
+        if (x[i] != x[i]) return {x[i], x[i]};
+        e.lowest = std::min(e.lowest, x[i]);
+        e.highest = std::max(e.highest, x[i]);
     }
-    return largest;
+    return e;
 }
 
-void to_bytes_serial(const float* x, std::int64_t count, float inverse, std::uint8_t* out) {
+void to_bytes_serial(const float* x, std::int64_t count, float inverse, int zero,
+                     std::uint8_t* out) {
     for (std::int64_t i = 0; i < count; ++i) {
-        const float scaled = std::clamp(x[i] * inverse, -kLargest, kLargest);
-        out[i] = scaled == scaled ? static_cast<std::uint8_t>(std::lrint(scaled) + kZero) : kZero;
+        const float scaled = x[i] * inverse;
+        const long byte = scaled == scaled ? std::lrint(scaled) + zero : zero;
+        out[i] = static_cast<std::uint8_t>(std::clamp<long>(byte, 0, kTop));
     }
 }
 
@@ -79,27 +87,31 @@ void add_serial(float* y, const float* other, std::int64_t count) {
 
 // --- AVX2: rows are filled up with zeros ---
 
-AVX2 float largest_avx2(const float* x, std::int64_t count) {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256 tops = _mm256_setzero_ps(), nan = _mm256_setzero_ps();
+AVX2 Extremes extremes_avx2(const float* x, std::int64_t count) {
+    __m256 low = _mm256_setzero_ps(), high = low, nan = low;
     for (std::int64_t i = 0; i < count; i += 8) {
         const __m256 value = _mm256_loadu_ps(x + i);
-        tops = _mm256_max_ps(tops, _mm256_andnot_ps(sign, value));
+        low = _mm256_min_ps(low, value);
+        high = _mm256_max_ps(high, value);
         nan = _mm256_or_ps(nan, _mm256_cmp_ps(value, value, _CMP_UNORD_Q));
     }
-    if (_mm256_movemask_ps(nan)) return std::numeric_limits<float>::quiet_NaN();
-    alignas(32) float lanes[8];
-    _mm256_store_ps(lanes, tops);
-    float largest = 0;
-    for (float lane : lanes) largest = lane > largest ? lane : largest;
-    return largest;
+    if (_mm256_movemask_ps(nan)) return {kNan, kNan};
+    alignas(32) float lows[8], highs[8];
+    _mm256_store_ps(lows, low);
+    _mm256_store_ps(highs, high);
+    Extremes e = {0, 0};
+    for (int i = 0; i < 8; ++i) {
+        e.lowest = lows[i] < e.lowest ? lows[i] : e.lowest;
+        e.highest = highs[i] > e.highest ? highs[i] : e.highest;
+    }
+    return e;
 }
 
-AVX2 void to_bytes_avx2(const float* x, std::int64_t count, float inverse, std::uint8_t* out) {
+AVX2 void to_bytes_avx2(const float* x, std::int64_t count, float inverse, int zero,
+                        std::uint8_t* out) {
     for (std::int64_t i = 0; i < count; i += 8) {
         const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(inverse));
-        const __m256i whole =
-            _mm256_add_epi32(_mm256_cvtps_epi32(scaled), _mm256_set1_epi32(kZero));
+        const __m256i whole = _mm256_add_epi32(_mm256_cvtps_epi32(scaled), _mm256_set1_epi32(zero));
         const __m128i words =
             _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
         alignas(16) std::uint8_t bytes[16];
@@ -157,25 +169,28 @@ AVX2 void add_avx2(float* y, const float* other, std::int64_t count) {
 
 // --- AVX-512 ---
 
-AVX512 float largest_avx512(const float* x, std::int64_t count) {
-    __m512 tops = _mm512_setzero_ps();
+AVX512 Extremes extremes_avx512(const float* x, std::int64_t count) {
+    __m512 low = _mm512_setzero_ps(), high = low;
     unsigned nan = 0;
     for (std::int64_t i = 0; i < count; i += 16) {
         const __m512 value = _mm512_loadu_ps(x + i);
-        tops = _mm512_max_ps(tops, _mm512_abs_ps(value));
+        low = _mm512_min_ps(low, value);
+        high = _mm512_max_ps(high, value);
         nan |= _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
     }
-    return nan ? std::numeric_limits<float>::quiet_NaN() : _mm512_reduce_max_ps(tops);
+    if (nan) return {kNan, kNan};
+    return {_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high)};
 }
 
-AVX512 void to_bytes_avx512(const float* x, std::int64_t count, float inverse, std::uint8_t* out) {
+AVX512 void to_bytes_avx512(const float* x, std::int64_t count, float inverse, int zero,
+                            std::uint8_t* out) {
     for (std::int64_t i = 0; i < count; i += 16) {
         const __mmask16 left =
             count - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1);
         const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(inverse));
-        const __m512i whole =
-            _mm512_add_epi32(_mm512_cvtps_epi32(scaled), _mm512_set1_epi32(kZero));
-        _mm_mask_storeu_epi8(out + i, left, _mm512_cvtepi32_epi8(whole));
+        const __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(scaled), _mm512_set1_epi32(zero));
+        const __m512i positive = _mm512_max_epi32(whole, _mm512_setzero_si512());
+        _mm_mask_storeu_epi8(out + i, left, _mm512_cvtusepi32_epi8(positive));
     }
 }
 
@@ -230,13 +245,13 @@ RowKernels row_kernels(Isa isa) {
         case Isa::serial:
             break;
         case Isa::avx2:
-            return {largest_avx2, to_bytes_avx2, finish_avx2, add_avx2};
+            return {extremes_avx2, to_bytes_avx2, finish_avx2, add_avx2};
         case Isa::avx512:
         case Isa::avx512_bf16:
-            return {largest_avx512, to_bytes_avx512, finish_avx512, add_avx2};
+            return {extremes_avx512, to_bytes_avx512, finish_avx512, add_avx2};
     }
 #endif
-    return {largest_serial, to_bytes_serial, finish_serial, add_serial};
+    return {extremes_serial, to_bytes_serial, finish_serial, add_serial};
 }
 
 // Calls body(first, end, scratch) for the rows of each thread; scratch holds `rows` rows of zeros.
@@ -261,11 +276,12 @@ void quantise(const QuantiseProblem& problem) {
     for_rows(rows, width, 1, problem.threads, [&](std::int64_t i, std::int64_t end, float* x) {
         for (; i < end; ++i) {
             widen(problem.x.row(i), width, x);
-            const float largest = kernels.largest(x, width);
-            const float inverse = largest > 0 ? kLargest / largest : 0;
-            problem.row_scale[i] = largest / kLargest;
+            const Extremes e = kernels.extremes(x, width);
+            const float scale = std::max(e.highest / static_cast<float>(kTop - problem.zero),
+                                         -e.lowest / static_cast<float>(problem.zero));
+            problem.row_scale[i] = scale;
             kernels.to_bytes(
-                x, width, inverse,
+                x, width, scale > 0 ? 1 / scale : 0, problem.zero,
                 reinterpret_cast<std::uint8_t*>(const_cast<char*>(problem.out.row(i))));
         }
     });

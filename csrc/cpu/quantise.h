@@ -1,12 +1,12 @@
 // Rows to bytes and back, around a product of bytes.
 //
-//   quantise     s[i] = max_k |x[i][k]| / 127;   out[i][k] = round(x[i][k] / s[i]) + 128
+//   quantise     s[i] = max(max_k x[i][k] / (255 - zero), -min_k x[i][k] / zero)
+//                out[i][k] = round(x[i][k] / s[i]) + zero
 //   dequantise   out[i][n] = activation(s[i] * y[i][n] + bias[n]) + residual[i][n]
 //
-// A row of zeros has s = 0 and bytes 128; a row with NaN has s = NaN. Arithmetic is float32; GELU
-// is within 2e-7 of the exact one. Bound by bandwidth.
-// Source: per-token dynamic quantisation, Yao et al. 2022, arXiv:2206.01861; erf: Abramowitz and
-// Stegun, 7.1.26.
+// A row of zeros has s = 0 and bytes `zero`; a row with NaN has s = NaN. Arithmetic is float32;
+// GELU is within 2e-7 of the exact one. Bound by bandwidth. Source: per-token dynamic quantisation,
+// Yao et al. 2022, arXiv:2206.01861; erf: Abramowitz and Stegun, 7.1.26.
 #pragma once
 
 #include "cpu/cpu_features.h"
@@ -18,6 +18,7 @@ struct QuantiseProblem {
     TypedMatrix x;
     Matrix out;        // uint8; written
     float* row_scale;  // (rows,); written
+    int zero;  // 1 .. 254: 128 for values around zero, less for values that are rarely below
     std::int64_t width;
     Isa isa;
     int threads;

@@ -8,19 +8,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import clipfast
 from clipfast.backends import cpu, select_ops
 from clipfast.backends.cpu_quantised import QuantisedProducts, QuantisedWeight, quantise
 from clipfast.backends.cpu_towers import TowerKernels
 from clipfast.backends.reference import REFERENCE
 from clipfast.checkpoint.folds import fold
 from clipfast.config import ARCHITECTURES
+from clipfast.demo.digits import load_handwriting
+from clipfast.demo.evaluate import evaluate
 from clipfast.model import encode_text, encode_vision
 from clipfast.parameters import Linear
 from tests.kernels.parity import DTYPES, Operands, strided
 from tests.kernels.towers import packed
 from tests.native.kernels import needs_native
 from tests.random_weights import random_weights
-from tests.tolerances import CPU_INT8_GELU, CPU_INT8_OUTLIER_COSINE
+from tests.tolerances import (
+    CPU_DEMO_POINTS,
+    CPU_INT8_GELU,
+    CPU_INT8_LOUD_COSINE,
+    CPU_INT8_OUTLIER_COSINE,
+    CPU_INT8_RECALL,
+)
 
 pytestmark = needs_native
 CPU = torch.device("cpu")
@@ -31,13 +40,18 @@ def draw() -> Operands:
     return Operands(CPU)
 
 
+@pytest.mark.parametrize("zero", [128, 32, 1])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("width", [1, 15, 16, 33, 768])
-def test_rows_become_bytes_around_128(towers: TowerKernels, draw, dtype, width) -> None:
+def test_rows_become_bytes(towers: TowerKernels, draw, dtype, width, zero) -> None:
     x = strided(draw(11, width, dtype=dtype) * torch.logspace(-3, 3, 11)[:, None].to(dtype))
-    rows, scale = QuantisedProducts(towers.isa)._quantise(x)
-    torch.testing.assert_close(scale, x.float().abs().amax(dim=1) / 127, rtol=1e-6, atol=0)
-    assert ((rows.float() - 128) * scale[:, None] - x.float()).abs().le(0.5001 * scale[:, None]).all()
+    rows, scale = QuantisedProducts(towers.isa)._quantise(x, zero)
+    wide = x.float()
+    expected = torch.maximum(
+        wide.amax(dim=1).clamp_min(0) / (255 - zero), -wide.amin(dim=1).clamp_max(0) / zero
+    )
+    torch.testing.assert_close(scale, expected, rtol=1e-6, atol=0)
+    assert ((rows.float() - zero) * scale[:, None] - wide).abs().le(0.501 * scale[:, None]).all()
 
 
 def test_rows_without_a_scale(towers: TowerKernels) -> None:
@@ -134,3 +148,58 @@ def _with_outliers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if name.endswith(("ln_1.weight", "ln_2.weight", "ln_final.weight", "ln_post.weight")):
             tensor[channels] *= 0.02
     return changed
+
+
+@pytest.mark.slow
+def test_neighbours_of_outlier_towers_stay() -> None:
+    """10,000 texts of random tokens: how many of each row's ten nearest are those of float64."""
+    config = _config()
+    weights = _with_loud_channels(random_weights(config, seed=3))
+    ops = select_ops("cpu", device=CPU, dtype=torch.bfloat16)
+    ours = fold(weights, config, torch.bfloat16, ops.prepare, ops.quantise)
+    exact = fold(weights, config, torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, 64, (10_000, 8), generator=generator).tolist()
+    rows = [
+        torch.cat(
+            [
+                encode_text(p.text, config.text, o, packed(ids[start : start + 500], CPU)).double()
+                for start in range(0, len(ids), 500)
+            ]
+        )
+        for p, o in ((ours, ops), (exact, REFERENCE))
+    ]
+    unit = [F.normalize(part, dim=1) for part in rows]
+    nearest = [(part[:1000] @ part.T).topk(11).indices[:, 1:] for part in unit]
+    kept = (nearest[0][:, :, None] == nearest[1][:, None, :]).any(dim=2).double().mean().item()
+    cosine = F.cosine_similarity(*unit).min().item()
+    print(f"recall@10 {kept:.4f}, lowest cosine {cosine:.4f}")
+    assert kept >= CPU_INT8_RECALL
+    assert cosine >= CPU_INT8_LOUD_COSINE
+
+
+def _with_loud_channels(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Three channels that every block writes 60 times louder, and every norm reads 60 times quieter."""
+    changed = {name: tensor.clone() for name, tensor in weights.items()}
+    channels = torch.tensor([3, 50, 90])
+    for name, tensor in changed.items():
+        if name.endswith(
+            ("c_proj.weight", "c_proj.bias", "out_proj.weight", "out_proj.bias")
+        ) and name.startswith(("transformer", "visual.transformer")):
+            tensor[channels] *= 60
+        elif name.endswith(("ln_1.weight", "ln_2.weight", "ln_final.weight", "ln_post.weight")):
+            tensor[channels] /= 60
+    return changed
+
+
+@pytest.mark.slow
+def test_the_demo_answers_as_in_float32() -> None:
+    _, held_out = load_handwriting()
+    measured = {
+        precision: evaluate(clipfast.load("demo", precision=precision), held_out)
+        for precision in ("fp32", "bf16", "int8")
+    }
+    for precision in ("bf16", "int8"):
+        assert measured[precision] == pytest.approx(measured["fp32"], abs=CPU_DEMO_POINTS), (
+            precision
+        )
