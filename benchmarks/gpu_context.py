@@ -61,6 +61,25 @@ class Context:
         median = statistics.median(times)
         return {"ms": _short(median), "p20": _short(low), "p80": _short(high), "n": len(times)}
 
+    def in_turns(
+        self, calls: dict[str, Callable[[], object]], *, seconds: float, most: int
+    ) -> dict[str, list[float]]:
+        """Milliseconds of the calls, one of each after another, at least 10 times each, for `seconds` a call or `most`
+        rounds: a clock that falls falls for all."""
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        stop = time.monotonic() + seconds * len(calls)
+        rounds = 0
+        while rounds < 10 or (time.monotonic() < stop and rounds < most):
+            for name, call in calls.items():
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                call()
+                end.record()
+                end.synchronize()
+                times[name].append(start.elapsed_time(end))
+            rounds += 1
+        return times
+
 
 def measure_ceilings(context: Context) -> dict[str, float]:
     """What torch's own matrix product and copy reach here: operations and bytes a second; NaN in a rehearsal."""

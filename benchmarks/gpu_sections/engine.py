@@ -3,7 +3,7 @@
 Random weights at the published sizes. Contestants of a cell take turns, so that a clock that falls falls for all. Peers
 read normalised pixels that lie on the device in their dtype, ours reads uint8. Operations are the textbook's, whoever
 leaves some out; a rate is also given as a share of torch's own matrix product in the same process. Cosines are to
-float64. A cell that time does not reach is "not measured"; so are peers that are not installed.
+float64. A cell that time does not reach is "not measured"; so are libraries that are not installed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from PIL import Image
 
 from benchmarks import work as inputs
 from benchmarks.gpu_context import Context, Row, measure_ceilings
+from benchmarks.gpu_libraries import LIBRARIES, vision_towers
 from benchmarks.gpu_towers import ScaledLayer, TextTower, VisionTower, narrowed
 from benchmarks.work import vision_flops
 from clipfast.backends import select_ops
@@ -59,7 +60,7 @@ def run(context: Context) -> Iterator[Row]:
     product = measure_ceilings(context)["flops"]
     if not context.rehearsal:
         yield {"name": "torch.matmul 8192^3 bf16", "TFLOPS": round(product / 1e12)}
-    for peer in ("transformers", "timm", "open_clip"):
+    for peer in LIBRARIES:
         if find_spec(peer) is None:
             yield {"name": peer, "outcome": "not measured: it is not installed"}
     for name, batches in {"tiny": (2,)}.items() if context.rehearsal else CELLS.items():
@@ -131,6 +132,11 @@ class _Model:
         calls |= self._peers(
             VisionTower, normalised, compiled=compiled, with_graphs=compiled and batch == 256
         )
+        libraries = vision_towers(self.weights, self.config, self._plain_dtype, self.context.device)
+        calls |= {
+            name: lambda tower=tower: tower(normalised)  # type: ignore[misc]
+            for name, tower in libraries.items()
+        }
         exact = self._exact(images[:CHECKED])
         for name, row in self._measured(calls, exact).items():
             if "ms" in row:
@@ -229,7 +235,7 @@ class _Model:
             for name, call in calls.items():
                 rows[name] = self._checked(name, call, exact)
             if not self.context.rehearsal:
-                times = _in_turns(calls)
+                times = self.context.in_turns(calls, seconds=SECONDS, most=ROUNDS)
                 for name, row in rows.items():
                     low, *_, high = statistics.quantiles(times[name], n=5)
                     row |= {"ms": _short(statistics.median(times[name]))}
@@ -237,14 +243,17 @@ class _Model:
         return rows
 
     def _checked(self, name: str, call: Call, exact: torch.Tensor) -> Row:
+        held = 0
         if not self.context.rehearsal:
             torch.cuda.reset_peak_memory_stats()
+            held = torch.cuda.memory_allocated()
         found = call()[: len(exact)].cpu().double()
         cosine = F.cosine_similarity(found, exact.double(), dim=-1).min().item()
         least = LEAST_COSINE[name.split()[-1]] if name.startswith("clipfast") else 0.0
         row: Row = {"ok": cosine >= least, "cosine": f"1 - {1 - cosine:.1e}"}
         if not self.context.rehearsal:
-            row["MiB"] = round(torch.cuda.max_memory_allocated() / 2**20)
+            # Of the call, beside the weights of all contestants: its activations, and a first call's graph.
+            row["MiB"] = round((torch.cuda.max_memory_allocated() - held) / 2**20)
         return row
 
     def _add_rates(self, row: Row, batch: int) -> None:
@@ -264,23 +273,6 @@ class _Model:
             call()
             spent.append(time.perf_counter() - started)
         return {"host us": round(1e6 * statistics.median(spent))}
-
-
-def _in_turns(calls: dict[str, Call]) -> dict[str, list[float]]:
-    """Milliseconds of each call, one of each after another, until SECONDS a contestant are spent."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    stop = time.monotonic() + SECONDS * len(calls)
-    while len(next(iter(times.values()))) < 10 or (
-        time.monotonic() < stop and len(next(iter(times.values()))) < ROUNDS
-    ):
-        for name, call in calls.items():
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            call()
-            end.record()
-            end.synchronize()
-            times[name].append(start.elapsed_time(end))
-    return times
 
 
 def _encode(engine: Engine, images: object) -> torch.Tensor:
