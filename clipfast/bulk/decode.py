@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,31 +46,57 @@ class Decoded:
     read_seconds: float = 0.0
 
 
-def decode_items(items: Sequence[Item], pixels: Pixels | None, recipe: Recipe) -> Decoded:
-    """Fill `pixels`, (b, 3, R, R) or None when images are not asked for. Never raises for a bad item."""
+def decode_items(
+    items: Sequence[Item],
+    pixels: Pixels | None,
+    recipe: Recipe,
+    turn: threading.Event | None = None,
+) -> Decoded:
+    """Never raises for a bad item.
+
+    Args:
+        pixels: (b, 3, R, R) to fill; None when images are not asked for.
+        turn: waited for before each item is decoded.
+    """
     decoded = Decoded()
     busy = time.thread_time()
-    for place, item in enumerate(items):
-        caption: str | None = None
-        try:
-            caption = _caption(item, recipe)
-            if pixels is not None:
-                began = time.perf_counter()
-                data = read_source(read_image(item), recipe.options.max_bytes)
-                decoded.read_seconds += time.perf_counter() - began
+    encoded = _read_items(items, recipe, decoded)
+    for place, data in enumerate(encoded):
+        if turn is not None:
+            turn.wait()
+        if pixels is not None and data is not None:
+            try:
                 preprocess_into(data, recipe.preprocess, recipe.size, recipe.options, pixels[place])
-        except InputError as error:
-            # A new one: the traceback of this one would keep the batch's memory alive.
-            decoded.failures[place] = InputError(error.message, code=error.code)
-        except MemoryError:
-            decoded.failures[place] = InputError(
-                "decoding it needs more memory than there is", code="image_too_large"
-            )
-        if place in decoded.failures and pixels is not None:
+            except InputError as error:
+                # A new one: the traceback of this one would keep the batch's memory alive.
+                decoded.failures[place] = InputError(error.message, code=error.code)
+            except MemoryError:
+                said = "decoding it needs more memory than there is"
+                decoded.failures[place] = InputError(said, code="image_too_large")
+        if pixels is not None and place in decoded.failures:
             pixels[place] = 0
-        decoded.captions.append(caption)
     decoded.decode_seconds = time.thread_time() - busy
     return decoded
+
+
+def _read_items(items: Sequence[Item], recipe: Recipe, decoded: Decoded) -> list[bytes | None]:
+    """Encoded images, before anything is decoded: waiting for a disk or a network costs no turn."""
+    encoded: list[bytes | None] = [None] * len(items)
+    for place, item in enumerate(items):
+        caption: str | None = None
+        began = time.perf_counter()
+        try:
+            caption = _caption(item, recipe)
+            if "images" in recipe.modalities:
+                encoded[place] = read_source(read_image(item), recipe.options.max_bytes)
+        except InputError as error:
+            decoded.failures[place] = InputError(error.message, code=error.code)
+        except MemoryError:
+            said = "reading it needs more memory than there is"
+            decoded.failures[place] = InputError(said, code="image_too_large")
+        decoded.read_seconds += time.perf_counter() - began
+        decoded.captions.append(caption)
+    return encoded
 
 
 def _caption(item: Item, recipe: Recipe) -> str | None:

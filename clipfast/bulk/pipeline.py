@@ -6,13 +6,12 @@ most BUFFERS batches of items and pixels exist, whatever the size of the job.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -26,7 +25,6 @@ from clipfast.inputs.pipeline import available_processors
 
 BUFFERS = 4  # one is encoded, one is ready, two are decoded
 _MAX_ITEMS_PER_TASK = 8
-_LOWER_PRIORITY = 10
 
 
 @dataclass(frozen=True)
@@ -79,12 +77,25 @@ def slots_of(plan: Plan, shard: int, batch_size: int) -> list[Slot]:
 class Pipeline:
     """Iterate over it for the batches, in order; `release` each when it is used up."""
 
-    def __init__(self, plan: Plan, recipe: Recipe, batch_size: int, workers: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        recipe: Recipe,
+        batch_size: int,
+        workers: int,
+        *,
+        take_turns: bool = False,
+    ) -> None:
+        """take_turns: decoders pause while the consumer is `computing`, where both need the same processors: a thread
+        that decodes keeps all others of a parallel loop waiting at its end."""
         self._plan = plan
         self._recipe = recipe
         self._batch_size = batch_size
         self.workers = workers
         self._stop = threading.Event()
+        self._turn = threading.Event() if take_turns else None
+        if self._turn is not None:
+            self._turn.set()
         self._free: queue.SimpleQueue[torch.Tensor | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[Batch | BaseException | None] = queue.SimpleQueue()
         for _ in range(BUFFERS):
@@ -96,6 +107,18 @@ class Pipeline:
         size = self._recipe.size
         return torch.zeros(self._batch_size, 3, size, size, dtype=torch.uint8)
 
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Decoders pause while the block runs, if they take turns with it."""
+        if self._turn is None:
+            yield
+            return
+        self._turn.clear()
+        try:
+            yield
+        finally:
+            self._turn.set()
+
     def release(self, batch: Batch) -> None:
         self._free.put(batch.buffer)
 
@@ -106,22 +129,17 @@ class Pipeline:
             yield batch
 
     @contextmanager
-    def running(self, slots: Iterable[Slot], *, polite: bool) -> Iterator[Pipeline]:
-        """The threads exist while the block runs, and none is left behind, however it ends.
-
-        Args:
-            polite: decoders give way to the threads that compute, where these share the processor: two pools at odds
-                would both wait at barriers.
-        """
-        pool = ThreadPoolExecutor(
-            self.workers, "clipfast-decode", initializer=_give_way if polite else None
-        )
+    def running(self, slots: Iterable[Slot]) -> Iterator[Pipeline]:
+        """The threads exist while the block runs, and none is left behind, however it ends."""
+        pool = ThreadPoolExecutor(self.workers, "clipfast-decode")
         reader = threading.Thread(target=self._read, args=(slots, pool), name="clipfast-read")
         reader.start()
         try:
             yield self
         finally:
             self._stop.set()
+            if self._turn is not None:
+                self._turn.set()
             self._free.put(None)  # wakes a reader that waits for a buffer
             reader.join()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -156,7 +174,7 @@ class Pipeline:
         for at in range(0, len(listed), step):
             part = None if pixels is None else pixels[at : at + step].numpy()
             batch.tasks.append(
-                pool.submit(decode_items, listed[at : at + step], part, self._recipe)
+                pool.submit(decode_items, listed[at : at + step], part, self._recipe, self._turn)
             )
         return batch
 
@@ -171,11 +189,6 @@ def _runs(slots: Iterable[Slot]) -> Iterator[Sequence[Slot]]:
         run.append(slot)
     if run:
         yield run
-
-
-def _give_way() -> None:
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWER_PRIORITY)
 
 
 def default_workers() -> int:

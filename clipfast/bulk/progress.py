@@ -101,9 +101,10 @@ class Progress:
         self._recent.append((now, self.summary.items))
         while len(self._recent) > 2 and self._recent[1][0] < now - _WINDOW:
             self._recent.popleft()
-        if now - self._said >= (_EVERY_ON_TERMINAL if self._rewrites else _EVERY):
+        due = now - self._said >= (_EVERY_ON_TERMINAL if self._rewrites else _EVERY)
+        if due and self._stream is not None:
             self._said = now
-            self._say_progress()
+            self._say_progress(self._stream)
 
     def shard(self, rows: int, errors: dict[str, int], seconds: float) -> None:
         """A shard is on disk."""
@@ -125,10 +126,10 @@ class Progress:
             print("\r\033[K", end="", file=self._stream, flush=True)
         return summary
 
-    def _say_progress(self) -> None:
+    def _say_progress(self, stream: IO[str]) -> None:
         summary = self.numbers()
         if self._json:
-            print(json.dumps({"event": "progress", **summary}), file=self._stream, flush=True)
+            print(json.dumps({"event": "progress", **summary}), file=stream, flush=True)
             return
         line = (
             "{done:,}/{total:,} ({percent:.1f}%)  {now:.1f}/s now, {average:.1f}/s on average, ETA {eta}, "
@@ -136,7 +137,7 @@ class Progress:
         ).format(**summary)
         end = "" if self._rewrites else "\n"
         head = "\r\033[K" if self._rewrites else "clipfast embed: "
-        print(head + line, end=end, file=self._stream, flush=True)
+        print(head + line, end=end, file=stream, flush=True)
 
     def numbers(self) -> dict[str, Any]:
         """What a progress line says."""

@@ -52,11 +52,11 @@ def make_shards(model: Model, work: Work, settings: Settings) -> None:
     """Every task of the work: this thread encodes, others list, decode and write."""
     workers = settings.num_workers or default_workers()
     recipe = recipe_of(work, settings)
-    pipeline = Pipeline(work.plan, recipe, work.job.batch_size, workers)
+    on_cpu = model.device.type == "cpu"
+    pipeline = Pipeline(work.plan, recipe, work.job.batch_size, workers, take_turns=on_cpu)
     slots = chain.from_iterable(task.batches(work.plan, work.job.batch_size) for task in work.tasks)
-    polite = model.device.type == "cpu"
     work.progress.start()
-    with work.writing() as writer, pipeline.running(slots, polite=polite):
+    with work.writing() as writer, pipeline.running(slots):
         batches = iter(pipeline)
         for task in work.tasks:
             work.put(writer, _make_shard(model, work, task, batches, pipeline))
@@ -84,9 +84,10 @@ def _make_shard(
         batch = next(batches)
         decoded = batch.wait()
         began = time.perf_counter()
-        encoded = encode_batch(
-            model, batch.pixels, decoded.captions, decoded.failures, work.modalities
-        )
+        with pipeline.computing():
+            encoded = encode_batch(
+                model, batch.pixels, decoded.captions, decoded.failures, work.modalities
+            )
         seconds = time.perf_counter() - began
         names = [item.name for item in batch.items]
         first = batch.slot.start - builder.span.start

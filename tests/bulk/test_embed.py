@@ -6,6 +6,8 @@ import io
 import json
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +15,8 @@ import pytest
 
 import clipfast
 from clipfast.bulk import Progress, Settings, embed, read
+from clipfast.bulk.decode import Recipe, decode_items
+from clipfast.bulk.item import Item
 from clipfast.errors import ClipfastError, ConfigurationError
 from tests.bulk.conftest import contents, draw
 
@@ -303,10 +307,12 @@ def test_settings_are_checked(wrong):
         Settings(**wrong)
 
 
-def test_lines_of_progress(model, photos, tmp_path, monkeypatch):
+def test_lines_of_progress(model, photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("clipfast.bulk.progress._EVERY", 0.0)
+    embed(model, [photos], tmp_path / "silent", SMALL)
+    assert capsys.readouterr() == ("", "")
     stream = io.StringIO()
-    embed(model, [photos], tmp_path, SMALL, Progress(stream))
+    embed(model, [photos], tmp_path / "out", SMALL, Progress(stream))
     lines = stream.getvalue().splitlines()
     assert lines[0] == "clipfast embed: 60 items in 1 inputs, 3 shards"
     assert lines[1].startswith("clipfast embed: 8/60 (13.3%)  ")
@@ -317,7 +323,22 @@ def test_lines_of_progress(model, photos, tmp_path, monkeypatch):
 
     stream = io.StringIO()
     progress = Progress(stream, log_json=True)
-    embed(model, [photos], tmp_path, SMALL, progress)
+    embed(model, [photos], tmp_path / "out", SMALL, progress)
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [event["event"] for event in events] == ["listed", "resumed"]
     assert progress.as_dict()["skipped_items"] == 60
+
+
+def test_decoders_read_ahead_but_decode_in_their_turn(model, photos):
+    recipe = Recipe(model.config.preprocess, 64)
+    items = [Item(str(path), str(path)) for path in sorted(photos.iterdir())[:3]]
+    pixels = np.zeros((3, 3, 64, 64), np.uint8)
+    turn = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        decoding = pool.submit(decode_items, items, pixels, recipe, turn)
+        with pytest.raises(TimeoutError):
+            decoding.result(timeout=0.2)
+        assert not pixels.any()
+        turn.set()
+        assert decoding.result().failures == {}
+    assert pixels.any(axis=(1, 2, 3)).all()
