@@ -125,7 +125,7 @@ def test_rate(folder_of, count, rounds_of, lead, tmp_path):
     # The best of each: what others do on the machine only ever slows a round.
     decoding, encoding, job, usual = np.min(np.array(rounds), axis=0)
     print(
-        f"{folder.name}, bf16, {count} JPEGs of 500 x 375, images/s, best of {rounds_of}: decode {count / decoding:.1f}, "
+        f"{folder.name}, bf16, {count} JPEGs 500 x 375, images/s, best of {rounds_of}: decode {count / decoding:.1f}, "
         f"encode {count / encoding:.1f}, job {count / job:.1f} = {(decoding + encoding) / job:.3f} of both in turn; "
         f"sequential loop {count / usual:.1f}, job is {usual / job:.2f}x"
     )
