@@ -16,7 +16,7 @@ from clipfast import environment
 from clipfast.backends.cpu_convolution import convolution
 from clipfast.backends.cpu_linear import prepare
 from clipfast.backends.cpu_operands import DTYPES, check_matrix, matrix, threads
-from clipfast.backends.cpu_quantised import quantise
+from clipfast.backends.cpu_quantised import multiplies_bytes, quantise
 from clipfast.backends.cpu_towers import TowerKernels
 from clipfast.backends.reference import REFERENCE
 from clipfast.errors import ConfigurationError, InputError, UnsupportedError
@@ -107,7 +107,7 @@ def make_ops() -> Ops:
         top_k=cosines.top_k,
         unsupported_reason=_operation_reason,
         prepare=prepare,
-        quantise=quantise,
+        quantise=quantise if multiplies_bytes() else None,
         adds_in_norm=True,
         sources={name: _source(name, chosen) for name in OPERATIONS},
     )

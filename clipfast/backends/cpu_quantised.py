@@ -62,6 +62,13 @@ class QuantisedWeight(torch.Tensor):
         raise TypeError(f"{func} cannot read a quantised weight")
 
 
+def multiplies_bytes() -> bool:
+    """Whether oneDNN is here and the processor adds products of bytes in 32 bits; older ones saturate at 16."""
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    capabilities = torch.cpu.get_capabilities()
+    return bool(available and capabilities.get("avx512_vnni"))
+
+
 def quantise(linear: Linear, boundary: int | None = None, *, activated: bool = False) -> Linear:
     """The layer with an int8 weight; arguments as `ops.Prepare`."""
     zero = _ACTIVATED if activated else _AROUND_ZERO

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import clipfast
 from clipfast.backends import cpu, select_ops
 from clipfast.backends.reference import REFERENCE
 from clipfast.errors import ConfigurationError, InputError, UnsupportedError
@@ -178,3 +179,12 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 def test_a_forked_child_gets_the_same_bits_and_does_not_hang() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     subprocess.run([sys.executable, "-c", FORK], check=True, timeout=120, env=environment)
+
+
+def test_processors_that_saturate_products_of_bytes_have_no_int8(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx2": True})
+    assert cpu.make_ops().quantise is None
+    with pytest.raises(UnsupportedError, match="backend 'cpu' has no int8 kernels"):
+        clipfast.load("demo", precision="int8", backend="cpu")

@@ -10,7 +10,12 @@ import torch.nn.functional as F
 
 import clipfast
 from clipfast.backends import cpu, select_ops
-from clipfast.backends.cpu_quantised import QuantisedProducts, QuantisedWeight, quantise
+from clipfast.backends.cpu_quantised import (
+    QuantisedProducts,
+    QuantisedWeight,
+    multiplies_bytes,
+    quantise,
+)
 from clipfast.backends.cpu_towers import TowerKernels
 from clipfast.backends.reference import REFERENCE
 from clipfast.checkpoint.folds import fold
@@ -31,7 +36,10 @@ from tests.tolerances import (
     CPU_INT8_RECALL,
 )
 
-pytestmark = needs_native
+pytestmark = [
+    needs_native,
+    pytest.mark.skipif(not multiplies_bytes(), reason="oneDNN has no products of bytes here"),
+]
 CPU = torch.device("cpu")
 
 
