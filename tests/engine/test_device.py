@@ -237,7 +237,8 @@ def kinds() -> list[list[object]]:
 def check_mixed(most: int, *, items: int = 0, requests: int = 0) -> None:
     """Random requests until there were so many, on a device that runs out of memory on the way."""
     rng, layer = random.Random(0), HostLayer(lazy=("copy", "back"))
-    device = engine(layer, images=48, text_rows=120)
+    room = {"images": max(2, most // 4), "text_rows": min(120, 4 * most)}
+    device = engine(layer, **room)
     done = asked = 0
     while done < items or asked < requests:
         if asked == 100:
@@ -246,8 +247,8 @@ def check_mixed(most: int, *, items: int = 0, requests: int = 0) -> None:
         asked += 1
     assert device.placement is not None
     print(f"{done} items in {asked} requests; {device.placement.images.describe()}")
-    assert device.placement.images.batch(None) <= 48
-    assert device.placement.most_text_rows <= 120
+    assert device.placement.images.batch(None) <= room["images"]
+    assert device.placement.most_text_rows <= room["text_rows"]
     assert device.placement.images.describe()["graphs"]
     image, row = 3 * 64 * 64, 32 * 4
     assert layer.most_host_bytes <= 2 * 256 * (5 * image + 3 * row)
