@@ -14,6 +14,7 @@ import pytest
 
 from clipfast.bulk import Plan, find_sources
 from clipfast.bulk.item import read_caption, read_image
+from clipfast.bulk.pipeline import slots_of
 from clipfast.bulk.sources import expand_braces
 from clipfast.bulk.spool import DiskSorter, Spool
 from clipfast.errors import ConfigurationError, InputError
@@ -182,6 +183,15 @@ def test_a_plan_crosses_its_sources(tmp_path):
         for stop in range(start, 16):
             assert [item.name for item in plan.items(start, stop)] == every[start:stop]
     assert [list(plan.of_worker(k, 3)) for k in range(3)] == [[0, 3], [1], [2]]
+
+
+def test_batches_are_cut_at_fixed_positions_of_a_shard(tmp_path):
+    (tmp_path / "list.txt").write_text("x\n" * 60)
+    plan = Plan(sources([tmp_path / "list.txt"], tmp_path), 25)
+    cuts = [[(slot.start, slot.stop) for slot in slots_of(plan, shard, 8)] for shard in range(3)]
+    assert cuts[0] == [(0, 8), (8, 16), (16, 24), (24, 25)]
+    assert cuts[1] == [(25, 33), (33, 41), (41, 49), (49, 50)]
+    assert cuts[2] == [(50, 58), (58, 60)]
 
 
 def test_the_digest_tells_items_and_order(tmp_path):
