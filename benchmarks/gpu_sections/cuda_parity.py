@@ -12,10 +12,9 @@ from benchmarks.gpu_context import Context, Row, run_tool
 from benchmarks.gpu_sections.parity import PYTEST, ROOT, run_tests, tool_options
 from tests.cuda.machine import missing_device
 
-FILES = [
-    ROOT / "tests" / "cuda" / f"{name}.py" for name in ("test_on_device", "test_on_device_gallery")
-]
-WORDS = ("small", "published")
+FOLDER = ROOT / "tests" / "cuda"
+FILES = [FOLDER / "test_on_device.py", FOLDER / "test_on_device_gallery.py"]
+TOWERS = FOLDER / "test_towers.py"
 SECONDS = 150.0
 SANITIZER_SECONDS = 60.0
 
@@ -26,9 +25,9 @@ def run(context: Context) -> list[Row]:
     if not context.rehearsal and reason is not None:
         return [{"name": "the native module", "ok": False, "said": reason}]
     seconds = min(SECONDS, context.seconds_left())
-    chosen = [(file, word) for word in WORDS for file in FILES]
-    if context.rehearsal:
-        chosen = chosen[: len(FILES)]
+    chosen = [(file, "small") for file in (*FILES, TOWERS)]
+    if not context.rehearsal:
+        chosen += [(file, "published") for file in FILES]
     with ThreadPoolExecutor(2) as pool:
         rows = list(pool.map(lambda each: _tests(*each, seconds), chosen))
     if context.rehearsal:
