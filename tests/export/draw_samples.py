@@ -26,6 +26,7 @@ def write_prompts(gallery: list[Sample]) -> str:
     forms = (
         "a {colour} {subject}",
         "a photo of a {colour} {subject}.",
+        "a {size} {colour} {subject} on {background}",
         "a drawing of a {size} {colour} {subject} on a {background} background.",
         "there is a {size} {colour} {subject} at the {row} {column} of the image, on a {background} background.",
     )
