@@ -25,6 +25,8 @@ from clipfast.encoder import Encoder, TowerEncoder
 from clipfast.ops import Tensor
 
 MOST_IMAGES = 256
+# A ResNet's batch, as pixels: convolutions fill a device whatever the batch, and feature maps are large.
+RESNET_PIXELS = 128 * 224 * 224
 MOST_TEXT_ROWS = 65536
 # Images of a batch that lives on the device, looked at together: a slice of it is no copy.
 _DEVICE_SLICE = 1024
@@ -192,7 +194,8 @@ def _batching(
     config: VisionTransformerConfig | ResNetConfig, multiprocessors: int, most: int
 ) -> Batching:
     if isinstance(config, ResNetConfig):
-        return Batching((), 1, multiprocessors, most)
+        fitting = max(1, RESNET_PIXELS // config.image_size**2)
+        return Batching((), 1, multiprocessors, min(most, fitting))
     return Batching(_products(config), config.tokens, multiprocessors, most)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import cache
 from io import BytesIO
 
@@ -11,12 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
+from clipfast.backends.reference import REFERENCE
+from clipfast.checkpoint.folds import fold
+from clipfast.config import ARCHITECTURES
 from clipfast.device import HostLayer, HostMemoryError
 from clipfast.encoder import TowerEncoder
 from clipfast.engine import Engine
 from clipfast.errors import DeviceMemoryError, InputError
+from clipfast.inputs import load_tokenizer
 from clipfast.inputs.packing import TextBatch
 from tests.engine.engines import encode_images, encode_texts, tiny_engine
+from tests.random_weights import random_weights, tiny_resnet
 from tests.tolerances import TOWER_FLOAT32
 
 LATE = [(), ("copy", "back"), ("compute",), ("copy", "compute", "back")]
@@ -157,6 +163,20 @@ def test_rows_may_be_used_with_autograd_and_are_not_normalised_when_asked() -> N
     weight = torch.ones(32, requires_grad=True)
     (rows @ weight).sum().backward()
     assert weight.grad is not None
+
+
+def test_resnets_have_batches_by_their_pixels() -> None:
+    config = tiny_resnet()
+    parameters = fold(random_weights(config, seed=0), config, torch.float32)
+    encoder = TowerEncoder(config, parameters, REFERENCE, torch.device("cpu"))
+    plain = Engine(encoder, load_tokenizer())
+    device = Engine(encoder, load_tokenizer(), layer=HostLayer(lazy=("copy", "compute", "back")))
+    assert device.describe()["images a batch"] == 256
+    expected = encode_images(plain, pixels()[:9], batch_size=4)
+    assert close(encode_images(device, pixels()[:9], batch_size=4), expected)
+    large = replace(config, vision=replace(ARCHITECTURES["RN50x64"].vision, image_size=448))
+    encoder.config = large
+    assert Engine(encoder, load_tokenizer(), layer=HostLayer()).describe()["images a batch"] == 32
 
 
 @pytest.mark.parametrize("batch_size", [None, 7], ids=str)
