@@ -30,9 +30,36 @@ print(json.dumps({"seconds": time.perf_counter() - started, "private": private_m
 """
 
 
-def _measure(path: Path, arguments: dict[str, str]) -> dict[str, float]:
+_LOAD = """
+import json, sys, threading, time
+import torch
+import clipfast
+
+def private_mb():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("RssAnon"))
+
+before, peak, loaded = private_mb(), 0.0, threading.Event()
+
+def watch():
+    global peak
+    while not loaded.wait(0.001):
+        peak = max(peak, private_mb())
+
+watching = threading.Thread(target=watch)
+watching.start()
+started = time.perf_counter()
+model = clipfast.load(sys.argv[1], **json.loads(sys.argv[2]))
+seconds = time.perf_counter() - started
+loaded.set()
+watching.join()
+print(json.dumps({"seconds": seconds, "private": peak - before}))
+"""
+
+
+def _measure(path: Path, arguments: dict[str, str], program: str = _MEASURE) -> dict[str, float]:
     done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, path, json.dumps(arguments)],
+        [sys.executable, "-c", program, path, json.dumps(arguments)],
         capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
     return json.loads(done.stdout)
@@ -63,6 +90,22 @@ def test_vit_b32_opens_well_within_the_budget(tmp_path):
     arguments = load_arguments("open_clip_safetensors", config)
     best = min(_measure(path, arguments)["seconds"] for _ in range(3))
     assert best < 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_vit_b32_loads_within_its_time_and_memory(tmp_path, precision):
+    """clipfast.load, ready to encode: under 1.5 s, and 1.3 x the parameters in their precision + 300 MB."""
+    config = ARCHITECTURES["ViT-B-32"]
+    weights = random_weights(config)
+    path = save_as("open_clip_safetensors", weights, config, tmp_path)
+    size = {"fp32": 4, "bf16": 2}[precision]
+    parameters = sum(tensor.numel() for tensor in weights.values()) * size / 2**20
+    arguments = load_arguments("open_clip_safetensors", config) | {"precision": precision}
+    measured = [_measure(path, arguments, _LOAD) for _ in range(3)]
+    print(precision, f"{parameters:.0f} MB of parameters", measured)
+    assert max(run["private"] for run in measured) < 1.3 * parameters + 300
+    assert min(run["seconds"] for run in measured) < 1.5
 
 
 def test_the_fingerprint_is_computed_once(tmp_path, config, monkeypatch):
