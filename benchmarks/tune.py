@@ -18,7 +18,7 @@ import torch
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources
 
-from benchmarks.gpu_context import Context
+from benchmarks.gpu.context import Context
 from clipfast.kernels import configs
 from clipfast.kernels.attention import attention
 from clipfast.kernels.configs import AttentionTile, Tile, hardware_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu_table import cells, main, plot, table
+from benchmarks.gpu.table import cells, main, plot, table
 
 
 def row(name: str, ms: float, rate: int) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compile_cases import cases
-from benchmarks.compile_faults import FAULTS
+from benchmarks.compiled.triton_cases import cases
+from benchmarks.compiled.triton_faults import FAULTS
 from clipfast.kernels import (
     attention,
     attention_pool,
@@ -54,7 +54,9 @@ def test_every_gate_sees_its_seeded_fault() -> None:
 
 
 def test_budgets_hold_every_architecture_and_a_reason_for_what_was_loosened() -> None:
-    budgets = json.loads((ROOT / "benchmarks" / "compile_budgets.json").read_text())["budgets"]
+    budgets = json.loads((ROOT / "benchmarks" / "compiled" / "triton_budgets.json").read_text())[
+        "budgets"
+    ]
     assert sorted(budgets) == ["100", "120", "80", "89", "90"]
     for kernels in budgets.values():
         assert len(kernels) > 50

@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 import torch
 
-from benchmarks.gpu_context import Context
+from benchmarks.gpu.context import Context
 from benchmarks.tune import attention_candidates, linear_candidates, timed
 from clipfast.kernels import configs
 from clipfast.kernels.configs import FAMILIES, Hardware, attention_tile, linear_tile

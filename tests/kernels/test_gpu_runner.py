@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import SECTIONS, build_name, run_section, run_sections, table
-from benchmarks.gpu_context import Context, run_tool
+from benchmarks.gpu.context import Context, run_tool
+from benchmarks.gpu.runner import SECTIONS, build_name, run_section, run_sections, table
 
 ROOT = Path(__file__).parents[2]
 

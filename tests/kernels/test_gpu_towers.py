@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.gpu_towers import ScaledLayer, TextTower, VisionTower, narrowed
+from benchmarks.gpu.towers import ScaledLayer, TextTower, VisionTower, narrowed
 from clipfast.inputs import load_tokenizer
 from tests.model.textbook import Textbook
 from tests.random_weights import random_weights, tiny

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from benchmarks.gpu_context import Context, Row, measure_ceilings
+from benchmarks.gpu.context import Context, Row, measure_ceilings
 from clipfast.backends import reference
 from clipfast.config import ARCHITECTURES, VisionTransformerConfig
 from clipfast.kernels.attention import attention

@@ -5,22 +5,13 @@ The patch embedding is the smallest source with a product, a ring of copies and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from benchmarks.cuda_compiled import Change, CompileError, Kernel, compile_kernels
-from benchmarks.cuda_report import figures, gates, over_budget
+from benchmarks.compiled.budgets import over_budget
+from benchmarks.compiled.cuda_gates import figures, gates
+from benchmarks.compiled.cuda_kernels import Change, CompileError, Kernel, compile_kernels
+from benchmarks.compiled.faults import Fault
 
 SOURCE = "patch_embed"
 LENIENT = ("-Xptxas=-v",)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """seed: makes the fault and returns what the gates say. says: words of the gate that must see it."""
-
-    seed: Callable[[], list[str]]
-    says: str
 
 
 def _kernel(architecture: str, *changes: Change, name: str = "Bfloat16, 16>") -> Kernel:
@@ -109,14 +100,3 @@ FAULTS = {
     ),
     "one register over the budget": Fault(_over_budget, "registers; the budget is"),
 }
-
-
-def seed_all() -> int:
-    """Seeds every fault and prints what the gates say; 1 when one goes unseen."""
-    unseen = 0
-    for name, fault in FAULTS.items():
-        said = fault.seed()
-        seen = [words for words in said if fault.says in words]
-        unseen += not seen
-        print(f"{name}: {seen[0] if seen else f'NOT SEEN in {said}'}")
-    return 1 if unseen else 0

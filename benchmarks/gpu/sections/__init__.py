@@ -2,5 +2,5 @@
 
 A row is a dictionary with a name; "ok": False makes the run fail, "said" is a program's words, everything else is
 printed in the table. A section asks `context.seconds_left()` before each cell and says "not reached" for what it leaves
-out. To add one, write a module here and name it in `benchmarks.gpu.SECTIONS`.
+out. To add one, write a module here and name it in `benchmarks.gpu.runner.SECTIONS`.
 """

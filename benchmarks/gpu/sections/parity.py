@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_context import Context, Row, run_tool
+from benchmarks.gpu.context import Context, Row, run_tool
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # The project's own options name plugins that a bare machine does not have.
 PYTEST = [
     sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(ROOT),

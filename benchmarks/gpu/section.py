@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_context import Context
+from benchmarks.gpu.context import Context
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.backends.cudnn.allow_tf32 = False
     device = torch.device("cpu" if options.rehearse else "cuda")
     context = Context(device, time.monotonic() + options.seconds)
-    run = import_module(f"benchmarks.gpu_sections.{options.section}").run
+    run = import_module(f"benchmarks.gpu.sections.{options.section}").run
     with options.rows.open("a") as file:
         for row in run(context):
             print(row["name"], flush=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 
-from benchmarks.gpu_context import Context, Row
+from benchmarks.gpu.context import Context, Row
 from clipfast.backends import select_ops
 from clipfast.backends.reference import REFERENCE
 from clipfast.checkpoint.folds import fold

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from benchmarks.cuda_compiled import Change, Kernel
+from benchmarks.compiled.cuda_kernels import Change, Kernel
 from tests.cuda.host_attention import DEVICES, plan
 from tests.cuda.host_library import load
 

@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_context import Row
+from benchmarks.gpu.context import Row
 from benchmarks.machine import commit_info, machine_info
 
-ROOT = Path(__file__).parents[1]
-# Modules of benchmarks.gpu_sections; a kernel's section comes before the towers'.
+ROOT = Path(__file__).parents[2]
+# Modules of benchmarks.gpu.sections; a kernel's section comes before the towers'.
 SECTIONS = ("parity", "cuda_parity", "kernels", "cuda_kernels", "engine", "towers")
 MINUTES = 8.5
 Results = dict[str, dict[str, Any]]
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
         (options.out / "gpu.json").write_text(json.dumps(whole, indent=1) + "\n")
 
     names = [options.only] if options.only else SECTIONS
-    command = [sys.executable, "-m", "benchmarks.gpu_section"]
+    command = [sys.executable, "-m", "benchmarks.gpu.section"]
     commands = {
         name: [*command, name, *(["--rehearse"] if options.rehearse else [])] for name in names
     }
@@ -158,7 +158,3 @@ def _triton_version() -> str:
     import triton
 
     return triton.__version__
-
-
-if __name__ == "__main__":
-    sys.exit(main())

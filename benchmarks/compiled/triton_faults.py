@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from unittest import mock
 
 import torch
 
-from benchmarks.compile_cases import Case, cases, meta
-from benchmarks.compile_report import gates, over_budget
-from benchmarks.compiled import Compiled, compile_calls, inspect_ptx
+from benchmarks.compiled.budgets import over_budget
+from benchmarks.compiled.faults import Fault
+from benchmarks.compiled.triton_cases import Case, cases, meta
+from benchmarks.compiled.triton_gates import gates
+from benchmarks.compiled.triton_kernels import Compiled, compile_calls, inspect_ptx
 from clipfast.kernels import configs
 from clipfast.kernels.configs import Hardware, Tile
 from clipfast.kernels.linear import linear
@@ -18,14 +19,6 @@ from clipfast.kernels.linear_fp8 import linear_fp8
 
 LAYER = "linear ViT-L-14 c_fc 65792x4096x1024 silu bfloat16"
 HARDWARE = {80: Hardware(80, 108), 90: Hardware(90, 132)}
-
-
-@dataclass(frozen=True)
-class Fault:
-    """seed: makes a case and its kernel. says: words of the gate that must see it."""
-
-    seed: Callable[[], list[str]]
-    says: str
 
 
 def _judged(case: Case, architecture: int) -> list[str]:
@@ -105,14 +98,3 @@ FAULTS = {
     "wgmma without its waits": Fault(_without_waits, "C7517"),
     "one register over the budget": Fault(_over_budget, "registers; the budget is"),
 }
-
-
-def seed_all() -> int:
-    """Seeds every fault and prints what the gates say; 1 when one goes unseen."""
-    unseen = 0
-    for name, fault in FAULTS.items():
-        said = fault.seed()
-        seen = [words for words in said if fault.says in words]
-        unseen += not seen
-        print(f"{name}: {seen[0] if seen else f'NOT SEEN in {said}'}")
-    return 1 if unseen else 0

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from benchmarks import work as inputs
-from benchmarks.gpu_context import Context, Row, measure_ceilings
-from benchmarks.gpu_libraries import LIBRARIES, vision_towers
-from benchmarks.gpu_towers import ScaledLayer, TextTower, VisionTower, narrowed
+from benchmarks.gpu.context import Context, Row, measure_ceilings
+from benchmarks.gpu.libraries import LIBRARIES, vision_towers
+from benchmarks.gpu.towers import ScaledLayer, TextTower, VisionTower, narrowed
 from benchmarks.work import vision_flops
 from clipfast.backends import select_ops
 from clipfast.backends.fp8 import fp8_parameters, in_fp8

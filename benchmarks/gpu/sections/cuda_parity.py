@@ -8,8 +8,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.gpu_context import Context, Row, run_tool
-from benchmarks.gpu_sections.parity import PYTEST, ROOT, run_tests, tool_options
+from benchmarks.gpu.context import Context, Row, run_tool
+from benchmarks.gpu.sections.parity import PYTEST, ROOT, run_tests, tool_options
 from tests.cuda.machine import missing_device
 
 FOLDER = ROOT / "tests" / "cuda"

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from benchmarks.compiled import MULTIPROCESSORS
+from benchmarks.compiled.triton_kernels import MULTIPROCESSORS
 from clipfast.config import ARCHITECTURES, ModelConfig, VisionTransformerConfig
 from clipfast.kernels.attention import attention, tree_attention
 from clipfast.kernels.attention_pool import attention_pool

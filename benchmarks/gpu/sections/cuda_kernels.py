@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_context import Context, Row, measure_ceilings
-from benchmarks.gpu_sections.cuda_cells import Call, Cell, cells
+from benchmarks.gpu.context import Context, Row, measure_ceilings
+from benchmarks.gpu.sections.cuda_cells import Call, Cell, cells
 from tests.cuda.machine import machine, missing_device
 from tests.tolerances import CUDA_COSINE
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.gpu_context import Context
+from benchmarks.gpu.context import Context
 from clipfast.backends import reference
 from clipfast.kernels.attention import attention as triton_attention
 from clipfast.kernels.patch_embed import patch_embed as triton_patch_embed

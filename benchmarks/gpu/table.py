@@ -1,6 +1,6 @@
 """The engine's rows of a committed gpu.json as a README table and a latency-throughput plot; nothing is measured here.
 
-python -m benchmarks.gpu_table benchmarks/results/h100.gpu.json [--plot gpu.png]
+python -m benchmarks.gpu.table benchmarks/results/h100.gpu.json [--plot gpu.png]
 """
 
 from __future__ import annotations

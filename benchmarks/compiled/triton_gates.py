@@ -1,0 +1,59 @@
+"""What may never happen in a compiled Triton kernel, in words.
+
+The class of matrix instructions, 16-byte loads (TMA, cp.async), no spills, no stack, shared memory within the
+architecture's limit, no warning of the assembler (serialised wgmma is one).
+"""
+
+from __future__ import annotations
+
+from benchmarks.compiled.triton_cases import Case
+from benchmarks.compiled.triton_kernels import SHARED_LIMIT, Compiled
+
+# Kernels of rows, without a product of matrices.
+ROW_KERNELS = {"_layer_norm_kernel", "_attention_pool_kernel", "_softmax_kernel"}
+# Kernels whose tiles the tensor memory accelerator carries, where there is one.
+TILED_KERNELS = {"_linear_kernel", "_linear_fp8_kernel"}
+_WARPGROUP = {80: "mma.sync", 89: "mma.sync", 90: "wgmma", 100: "tcgen05", 120: "mma.sync"}
+
+
+def gates(case: Case, compiled: Compiled) -> list[str]:
+    """What is wrong with a compiled kernel, in words; nothing when all gates hold."""
+    limit = SHARED_LIMIT[compiled.architecture]
+    faults = list(compiled.warnings)
+    if compiled.spills or compiled.stack:
+        faults.append(
+            f"{compiled.spills} bytes spilled, {compiled.stack} bytes of stack; expected 0"
+        )
+    if compiled.shared > limit:
+        faults.append(f"{compiled.shared} bytes of shared memory; the limit is {limit}")
+    return faults + _wrong_product(case, compiled) + _narrow_loads(case, compiled)
+
+
+def _wrong_product(case: Case, compiled: Compiled) -> list[str]:
+    expected = None
+    if compiled.kernel not in ROW_KERNELS and case.product is not None:
+        expected = _WARPGROUP[compiled.architecture] if case.product == "warpgroup" else "mma.sync"
+    found = {name for name, count in compiled.products.items() if count}
+    if found == ({expected} if expected else set()):
+        return []
+    return [f"matrix instructions {sorted(found) or 'none'}; expected {expected or 'none'}"]
+
+
+def _narrow_loads(case: Case, compiled: Compiled) -> list[str]:
+    if case.narrow:
+        return []
+    copies = compiled.copies
+    wide = copies["tma"] + copies["cp.async 16"]
+    if compiled.kernel in ROW_KERNELS:
+        wide += copies["ld 16"]
+    faults = [] if wide else ["no load of 16 bytes and no TMA"]
+    if compiled.kernel in TILED_KERNELS and case.product and compiled.architecture >= 90:
+        faults += [] if copies["tma"] and copies["tma_store"] else ["tiles do not travel by TMA"]
+    if copies["cp.async 4"]:
+        faults.append(f"{copies['cp.async 4']} copies of 4 bytes")
+    return faults
+
+
+def figures(compiled: Compiled) -> dict[str, int]:
+    """What budgets hold of a kernel."""
+    return {"registers": compiled.registers, "shared": compiled.shared}

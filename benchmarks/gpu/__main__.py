@@ -1,0 +1,5 @@
+import sys
+
+from benchmarks.gpu.runner import main
+
+sys.exit(main())
