@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 from PIL import Image
 
 from tests.weights import random_weights, save_as, tiny
+
+# A shell that starts the tests in its background has them ignore SIGINT, and the commands would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
