@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal, Protocol, overload
+from typing import Literal, Protocol
 
 import torch
 
@@ -91,7 +91,6 @@ class LayerNorm(Protocol):
 
 
 class Linear(Protocol):
-    @overload
     def __call__(
         self,
         x: Tensor,
@@ -100,44 +99,67 @@ class Linear(Protocol):
         *,
         activation: LinearActivation | None = None,
         residual: Tensor | None = None,
-        row_scale: Tensor | None = None,
-        return_row_stats: Literal[False] = False,
-    ) -> Tensor: ...
-    @overload
-    def __call__(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        *,
-        activation: LinearActivation | None = None,
-        residual: Tensor | None = None,
-        row_scale: Tensor | None = None,
-        return_row_stats: Literal[True],
-    ) -> tuple[Tensor, Tensor]: ...
-    def __call__(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        *,
-        activation: LinearActivation | None = None,
-        residual: Tensor | None = None,
-        row_scale: Tensor | None = None,
-        return_row_stats: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """y = activation(row_scale * (x @ weight^T) + bias) + residual.
+    ) -> Tensor:
+        """y = activation(x @ weight^T + bias) + residual.
 
         Args:
             x: (M, K). weight: (N, K), same dtype. bias: (N,) or None.
             activation: "gelu" is exact (erf); "silu" is x * sigmoid(x); "quick_gelu" is x * sigmoid(1.702 x).
             residual: (M, N) or None; may be wider than x.
-            row_scale: (M,) float32 or None, e.g. the reciprocal RMS of a LayerNorm whose mean is folded away.
-            return_row_stats: also return the row sums of squares of y, for the next row_scale.
-        Returns: y (M, N) in the residual's dtype, else x's; float32 accumulation. With return_row_stats
-            the pair (y, stats), stats (M,) float32.
+        Returns: y (M, N) in the residual's dtype, else x's; float32 accumulation.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The residual stream as `StreamProducts` hand it on: no LayerNorm has read it, and none needs to.
+
+    x: (M, D). narrow: (M, D), x in the weights' dtype. sums: (M, 2P) float32, of P parts of each row of x: their sums,
+    then their sums of squares.
+    """
+
+    x: Tensor
+    narrow: Tensor
+    sums: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Stream:
+        """The stream of these rows alone."""
+        return Stream(self.x[rows], self.narrow[rows], self.sums[rows])
+
+
+class AddToStream(Protocol):
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> Stream:
+        """The stream residual + x @ weight^T + bias; arguments as `Linear`."""
+        ...
+
+
+class ReadStream(Protocol):
+    def __call__(
+        self,
+        stream: Stream,
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+        *,
+        activation: LinearActivation | None = None,
+    ) -> Tensor:
+        """y = activation(n @ weight^T + bias), n = (x - mean(x)) / sqrt(var(x) + eps), x the stream.
+
+        Args:
+            weight: (N, D), each row without a mean: n @ weight^T = (x @ weight^T) / sqrt(var(x) + eps) then.
+            bias, activation: as `Linear`.
+        Returns: y (M, N) in the weight's dtype.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class StreamProducts:
+    """The products around the residual stream, where they take LayerNorm's place between each other."""
+
+    add: AddToStream
+    read: ReadStream
 
 
 class Attention(Protocol):
@@ -332,6 +354,8 @@ class Ops:
     quantise: Prepare | None = None
     # Whether a residual costs less in `layer_norm` than in the `linear` before it.
     adds_in_norm: bool = False
+    # Products that do the LayerNorms within blocks, where the backend has them.
+    stream: StreamProducts | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> dict[str, str]:

@@ -1,9 +1,11 @@
-"""Linear layers with everything that follows them: row scale, bias, activation, residual, row sums of squares.
+"""Linear layers with what follows them (bias, activation, residual), and the LayerNorm between two of them.
 
-    y = activation(row_scale * (x @ weight^T) + bias) + residual;  squares[m, tile] = sum over a tile's columns of y^2
-    row_scale = given, or rsqrt(sum of the producer's squares / K + eps): LayerNorm of a zero-mean row
+    y = activation(scale * (x @ weight^T) + bias) + residual;   copy = y in the next product's dtype
+    sums[m, tile], sums[m, tiles + tile] = sum over a tile's columns of y, of y^2
+    scale = 1, or rsqrt(E[x^2] - E[x]^2 + eps) from the producer's sums: LayerNorm, where rows of weight have no mean
 
 x: (M, K), weight: (N, K), fp16 | bf16 | fp32; residual, y: (M, N), also wider; rows of any stride, last stride 1.
+A LayerNorm kernel reads the stream again, 4 M D bytes, and is a launch; here the sums cost 8 M bytes a tile of columns.
 Accumulator fp32. Persistent: one program a multiprocessor walks tiles in bands, next loads under this epilogue (TMA).
 MMA: wgmma on 90, tcgen05 on 100, mma.sync on 80, 89, 120; fp32 on CUDA cores. Loads: TMA from 90 on (16-byte cp.async
 where a stride forbids it), 16-byte cp.async before. Bound by the tensor cores at 2 M N K operations, from K = 1024 on.
@@ -57,21 +59,23 @@ def tile_position(tile, tiles_m, tiles_n, GROUP_M: tl.constexpr):
 
 @triton.jit
 def finish(
-    acc, y, residual, bias_ptr, stride_y, stride_residual, M, N, row, column,
+    acc, y, copy, residual, bias_ptr, stride_y, stride_residual, M, N, row, column,
     ACTIVATION: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SLICE_N: tl.constexpr,
 ):  # fmt: skip
-    """Stores the tile's outputs, SLICE_N columns at a time, and returns its rows' sums of squares."""
+    """Stores the tile's outputs, SLICE_N columns at a time, and returns its rows' sums and sums of squares."""
     if BLOCK_N > SLICE_N:
         HALF: tl.constexpr = BLOCK_N // 2
         left, right = acc.reshape(BLOCK_M, 2, HALF).permute(0, 2, 1).split()
-        squares = finish(
-            left, y, residual, bias_ptr, stride_y, stride_residual, M, N, row, column,
-            ACTIVATION, DESCRIPTORS, BLOCK_M, HALF, SLICE_N,
-        ) + finish(
-            right, y, residual, bias_ptr, stride_y, stride_residual, M, N, row, column + HALF,
-            ACTIVATION, DESCRIPTORS, BLOCK_M, HALF, SLICE_N,
+        left_sums, left_squares = finish(
+            left, y, copy, residual, bias_ptr, stride_y, stride_residual, M, N,
+            row, column, ACTIVATION, DESCRIPTORS, BLOCK_M, HALF, SLICE_N,
         )  # fmt: skip
+        right_sums, right_squares = finish(
+            right, y, copy, residual, bias_ptr, stride_y, stride_residual, M, N,
+            row, column + HALF, ACTIVATION, DESCRIPTORS, BLOCK_M, HALF, SLICE_N,
+        )  # fmt: skip
+        sums, squares = left_sums + right_sums, left_squares + right_squares
     else:
         columns = column + tl.arange(0, BLOCK_N)
         if bias_ptr is not None:
@@ -81,6 +85,8 @@ def finish(
             if residual is not None:
                 acc += residual.load([row, column]).to(tl.float32)
             y.store([row, column], acc.to(y.dtype))
+            if copy is not None:
+                copy.store([row, column], acc.to(copy.dtype))
         else:
             rows = row + tl.arange(0, BLOCK_M)
             inside = (rows < M)[:, None] & (columns < N)[None, :]
@@ -92,15 +98,18 @@ def finish(
             tl.store(
                 y + rows * stride_y + columns[None, :], acc.to(y.dtype.element_ty), mask=inside
             )
-        squares = tl.sum(acc * acc, axis=1)
-    return squares
+            if copy is not None:
+                narrow = acc.to(copy.dtype.element_ty)
+                tl.store(copy + rows * N + columns[None, :], narrow, mask=inside)
+        sums, squares = tl.sum(acc, axis=1), tl.sum(acc * acc, axis=1)
+    return sums, squares
 
 
 @triton.jit
 def _linear_kernel(
-    y, squares_ptr, x, weight, bias_ptr, residual, row_scale_ptr, row_squares_ptr,
-    stride_y, stride_x, stride_weight, stride_residual, row_partials, eps, M, N, K,
-    ACTIVATION: tl.constexpr, DESCRIPTORS: tl.constexpr, PARTIALS: tl.constexpr,
+    y, copy, sums_ptr, x, weight, bias_ptr, residual, row_sums_ptr,
+    stride_y, stride_x, stride_weight, stride_residual, parts, eps, M, N, K,
+    ACTIVATION: tl.constexpr, DESCRIPTORS: tl.constexpr, PARTS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     SLICE_N: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
@@ -130,24 +139,21 @@ def _linear_kernel(
                 b = tl.load(weight_ptrs + k, mask=(columns < N)[:, None] & real, other=0.0)
                 acc = tl.dot(a, b.T, acc, input_precision="ieee")
 
-        if row_scale_ptr is not None:
-            acc *= tl.load(row_scale_ptr + rows, mask=rows < M, other=0.0)[:, None]
-        if row_squares_ptr is not None:
-            partials = tl.arange(0, PARTIALS)
-            squares = tl.load(
-                row_squares_ptr + rows.to(tl.int64)[:, None] * row_partials + partials[None, :],
-                mask=(rows < M)[:, None] & (partials < row_partials)[None, :],
-                other=0.0,
-            )
-            acc *= tl.rsqrt(tl.sum(squares, axis=1) / K + eps)[:, None]
-        squares_of_rows = finish(
-            acc, y, residual, bias_ptr, stride_y, stride_residual, M, N, row, column,
-            ACTIVATION, DESCRIPTORS, BLOCK_M, BLOCK_N, SLICE_N,
+        if row_sums_ptr is not None:
+            part = tl.arange(0, PARTS)[None, :]
+            sums_ptrs = row_sums_ptr + rows.to(tl.int64)[:, None] * (2 * parts) + part
+            real = (rows < M)[:, None] & (part < parts)
+            mean = tl.sum(tl.load(sums_ptrs, mask=real, other=0.0), axis=1) / K
+            square = tl.sum(tl.load(sums_ptrs + parts, mask=real, other=0.0), axis=1) / K
+            acc *= tl.rsqrt(tl.maximum(square - mean * mean, 0.0) + eps)[:, None]
+        sums, squares = finish(
+            acc, y, copy, residual, bias_ptr, stride_y, stride_residual, M, N,
+            row, column, ACTIVATION, DESCRIPTORS, BLOCK_M, BLOCK_N, SLICE_N,
         )  # fmt: skip
-        if squares_ptr is not None:
-            tl.store(
-                squares_ptr + rows.to(tl.int64) * tiles_n + tile_n, squares_of_rows, mask=rows < M
-            )
+        if sums_ptr is not None:
+            sums_ptrs = sums_ptr + rows.to(tl.int64) * (2 * tiles_n) + tile_n
+            tl.store(sums_ptrs, sums, mask=rows < M)
+            tl.store(sums_ptrs + tiles_n, squares, mask=rows < M)
 
 
 def linear(
@@ -157,36 +163,43 @@ def linear(
     *,
     activation: str | None = None,
     residual: torch.Tensor | None = None,
-    row_scale: torch.Tensor | None = None,
-    row_squares: torch.Tensor | None = None,
+    row_sums: torch.Tensor | None = None,
     eps: float = 0.0,
-    return_squares: bool = False,
+    copy: torch.Tensor | None = None,
+    return_sums: bool = False,
     out: torch.Tensor | None = None,
     hardware: Hardware | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """y = activation(row_scale * (x @ weight^T) + bias) + residual, and the sums of squares of y's rows by tile.
+    """y = activation(scale * (x @ weight^T) + bias) + residual, and the sums of y's rows by tile, and of their squares.
 
     Args:
         x: (M, K). weight: (N, K), same dtype. bias: (N,) or None.
         activation: one of ACTIVATIONS; "gelu" is exact (erf), "quick_gelu" is y * sigmoid(1.702 y).
         residual: (M, N) or None; y has its dtype, else x's.
-        row_scale: (M,) float32 or None.
-        row_squares: (M, P) float32 or None: what the producer of x returned; the row scale is then
-            1 / sqrt(row_squares.sum(1) / K + eps), so that a zero-mean x is layer-normalised on the way in.
+        row_sums: (M, 2P) float32 or None: what the producer of x returned. x is then layer-normalised on the way in
+            (without scale and shift), provided that the rows of weight have no mean. x may be the producer's copy.
+        copy: (M, N) contiguous or None: where y goes in another dtype, beside itself.
         out: where y goes, a fresh tensor when None. hardware: whose tiles to use, the device's when None.
-    Returns: y (M, N), float32 accumulation; with return_squares also (M, P') float32, in a fixed order, no atomics.
+    Returns: y (M, N), float32 accumulation; with return_sums also (M, 2P') float32, in a fixed order, no atomics.
     Raises:
         ConfigurationError: a shape, stride, dtype or activation is not as written above.
 
     Equivalent to:
-        y = activation(row_scale[:, None] * (x @ weight.T) + bias) + residual
+        y = activation(layer_norm(x, (K,), eps=eps) @ weight.T + bias) + residual
     """
     rows, depth = check_matrix("x", x)
     columns, _ = check_matrix("weight", weight, (None, depth))
     check_vector("bias", bias, columns)
-    check_vector("row_scale", row_scale, rows)
     check_matrix("residual", residual, (rows, columns))
-    check_matrix("row_squares", row_squares, (rows, None))
+    check_matrix("copy", copy, (rows, columns))
+    parts = check_matrix("row_sums", row_sums, (rows, None))[1]
+    if parts % 2:
+        raise ConfigurationError(f"row_sums has {parts} columns; expected an even number")
+    for name, matrix in (("copy", copy), ("row_sums", row_sums)):
+        if matrix is not None and not matrix.is_contiguous():
+            raise ConfigurationError(
+                f"{name} has strides {matrix.stride()}; expected contiguous rows"
+            )
     if weight.dtype != x.dtype:
         raise ConfigurationError(f"weight has dtype {weight.dtype}; expected x's, {x.dtype}")
     if activation not in ACTIVATIONS:
@@ -194,26 +207,26 @@ def linear(
     y = flat_output(out, x, (rows, columns), x.dtype if residual is None else residual.dtype)
     hardware = hardware or hardware_of(x.device)
     tile = linear_tile(x.dtype.itemsize * 8, rows, columns, hardware)
-    squares = None
-    if return_squares:
-        squares = x.new_empty(rows, triton.cdiv(columns, tile.n), dtype=torch.float32)
+    sums = None
+    if return_sums:
+        sums = x.new_empty(rows, 2 * triton.cdiv(columns, tile.n), dtype=torch.float32)
     if rows and columns:
-        operands = (x, weight, bias, residual, row_scale, row_squares)
-        _launch(tile, hardware, y, squares, *operands, activation=activation, eps=eps)
-    return y, squares
+        operands = (x, weight, bias, residual, row_sums)
+        _launch(tile, hardware, y, copy, sums, *operands, activation=activation, eps=eps)
+    return y, sums
 
 
 def _launch(
     tile: Tile,
     hardware: Hardware,
     y: torch.Tensor,
-    squares: torch.Tensor | None,
+    copy: torch.Tensor | None,
+    sums: torch.Tensor | None,
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     residual: torch.Tensor | None,
-    row_scale: torch.Tensor | None,
-    row_squares: torch.Tensor | None,
+    row_sums: torch.Tensor | None,
     *,
     activation: str | None,
     eps: float,
@@ -222,28 +235,31 @@ def _launch(
     programs = min(
         hardware.multiprocessors, triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n)
     )
-    strides = (y.stride(0), x.stride(0), weight.stride(0), row_stride(residual))
-    partials = 0 if row_squares is None else row_squares.shape[1]
+    # Two outputs leave in half the columns at a time, so that they take no more shared memory than one.
+    slice_n = tile.slice_n if copy is None else max(32, tile.slice_n // 2)
+    matrices: tuple[Any, ...] = (y, copy, x, weight, residual)
+    strides = map(row_stride, (y, x, weight, residual))
+    parts = 0 if row_sums is None else row_sums.shape[1] // 2
     descriptors = (
         hardware.has_descriptors
         and x.dtype.itemsize == 2
-        and all(has_aligned_rows(matrix) for matrix in (y, x, weight, residual))
+        and all(has_aligned_rows(matrix) for matrix in matrices)
     )
-    matrices: tuple[Any, ...] = (y, x, weight, residual)
     if descriptors:
         out_block, x_block, weight_block = (
-            (tile.m, tile.slice_n),
+            (tile.m, slice_n),
             (tile.m, tile.k),
             (tile.n, tile.k),
         )
-        matrices = tuple(map(described, matrices, (out_block, x_block, weight_block, out_block)))
-    y_tiles, x_tiles, weight_tiles, residual_tiles = matrices
+        blocks = (out_block, out_block, x_block, weight_block, out_block)
+        matrices = tuple(map(described, matrices, blocks))
+    y_tiles, copy_tiles, x_tiles, weight_tiles, residual_tiles = matrices
     _linear_kernel[(programs,)](
-        y_tiles, squares, x_tiles, weight_tiles, bias, residual_tiles, row_scale, row_squares,
-        *strides, partials, eps, rows, columns, depth,
+        y_tiles, copy_tiles, sums, x_tiles, weight_tiles, bias, residual_tiles, row_sums,
+        *strides, parts, eps, rows, columns, depth,
         ACTIVATION=activation, DESCRIPTORS=descriptors,
-        PARTIALS=triton.next_power_of_2(max(1, partials)),
-        BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, SLICE_N=tile.slice_n, GROUP_M=GROUP_M,
+        PARTS=triton.next_power_of_2(max(1, parts)),
+        BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, SLICE_N=slice_n, GROUP_M=GROUP_M,
         num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
 

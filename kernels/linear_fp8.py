@@ -123,7 +123,7 @@ def _linear_fp8_kernel(
             )  # fmt: skip
         else:
             finish(
-                acc, y, residual, bias_ptr, stride_y, stride_residual, M, N, row, column,
+                acc, y, None, residual, bias_ptr, stride_y, stride_residual, M, N, row, column,
                 ACTIVATION, DESCRIPTORS, BLOCK_M, BLOCK_N, SLICE_N,
             )  # fmt: skip
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from triton import cdiv
 
 from benchmarks.compiled.triton_kernels import MULTIPROCESSORS
 from clipfast.config import ARCHITECTURES, ModelConfig, VisionTransformerConfig
 from clipfast.kernels.attention import attention, tree_attention
 from clipfast.kernels.attention_pool import attention_pool
-from clipfast.kernels.configs import Hardware
+from clipfast.kernels.configs import Hardware, linear_tile
 from clipfast.kernels.layer_norm import layer_norm
 from clipfast.kernels.linear import linear
 from clipfast.kernels.linear_fp8 import linear_fp8
@@ -75,8 +76,10 @@ def _linear(
     activation: str | None = None,
     residual: torch.dtype | None = None,
     dtype: torch.dtype = BF16,
-    statistics: bool = False,
+    stream: bool = False,
 ) -> dict[str, Case]:
+    """stream: with the residual it writes a copy and the rows' sums, without it reads what a product of depth wrote."""
+    added, parts = residual is not None, cdiv(depth, linear_tile(16, rows, depth, hardware).n)
     call = partial(
         linear,
         meta(rows, depth, dtype=dtype),
@@ -84,14 +87,15 @@ def _linear(
         meta(columns, dtype=dtype),
         activation=activation,
         residual=None if residual is None else meta(rows, columns, dtype=residual),
-        return_squares=statistics and residual is not None,
-        row_squares=meta(rows, 4, dtype=FP32) if statistics and residual is None else None,
+        copy=meta(rows, columns, dtype=dtype) if stream and residual != dtype and added else None,
+        return_sums=stream and added,
+        row_sums=meta(rows, 2 * parts, dtype=FP32) if stream and not added else None,
         eps=1e-5,
         hardware=hardware,
     )
     words = [
         "linear", name, f"{rows}x{columns}x{depth}", activation, f"+{residual}" if residual else None,
-        "squares" if statistics else None, str(dtype),
+        "stream" if stream else None, str(dtype),
     ]  # fmt: skip
     label = " ".join(word for word in words if word).replace("torch.", "")
     return {label: Case(call, None if dtype == FP32 else "warpgroup")}
@@ -100,13 +104,20 @@ def _linear(
 def _layers(
     name: str, rows: int, width: int, mlp: int, activation: str, hardware: Hardware
 ) -> dict[str, Case]:
-    """The four products of a block, the residual stream in fp32, and its LayerNorm."""
+    """The four products of a block, the residual stream in fp32, with a LayerNorm before them and without."""
     call = partial(layer_norm, meta(rows, width, dtype=FP32), None, None, 1e-5, dtype=BF16)
+    found = {}
+    for stream in (False, True):
+        found |= _linear(f"{name} qkv", rows, 3 * width, width, hardware, stream=stream)
+        found |= _linear(
+            f"{name} out_proj", rows, width, width, hardware, residual=FP32, stream=stream
+        )
+        found |= _linear(
+            f"{name} c_fc", rows, mlp, width, hardware, activation=activation, stream=stream
+        )
+        found |= _linear(f"{name} c_proj", rows, width, mlp, hardware, residual=FP32, stream=stream)
     return {
-        **_linear(f"{name} qkv", rows, 3 * width, width, hardware),
-        **_linear(f"{name} out_proj", rows, width, width, hardware, residual=FP32),
-        **_linear(f"{name} c_fc", rows, mlp, width, hardware, activation=activation),
-        **_linear(f"{name} c_proj", rows, width, mlp, hardware, residual=FP32),
+        **found,
         f"layer_norm {name} {rows}x{width}": Case(call, None),
     }
 
@@ -167,15 +178,16 @@ def _small(hardware: Hardware) -> dict[str, Case]:
     """One image, other dtypes, the normalisation inside the products, and the options of layer_norm."""
     found: dict[str, Case] = {}
     for rows in (50, 1600):
-        found |= _linear("few rows", rows, 768, 3072, hardware, residual=FP32)
-        found |= _linear("few rows", rows, 3072, 768, hardware, activation="silu")
+        for stream in (False, True):
+            found |= _linear("few rows", rows, 768, 3072, hardware, residual=FP32, stream=stream)
+            found |= _linear(
+                "few rows", rows, 3072, 768, hardware, activation="silu", stream=stream
+            )
     for dtype in (FP16, FP32):
         found |= _linear("dtype", 12_800, 768, 3072, hardware, residual=FP32, dtype=dtype)
         found |= _linear("dtype", 12_800, 3072, 768, hardware, activation="silu", dtype=dtype)
     found |= _linear("dtype", 12_800, 768, 3072, hardware, residual=BF16)
-    found |= _linear("chain", 65_792, 1024, 4096, hardware, residual=FP32, statistics=True)
-    found |= _linear("chain", 65_792, 4096, 1024, hardware, activation="silu", statistics=True)
-    found |= _linear("chain", 65_792, 1024, 4096, hardware, residual=BF16, statistics=True)
+    found |= _linear("chain", 65_792, 1024, 4096, hardware, residual=BF16, stream=True)
     for dtype in (FP16, FP32):
         product = None if dtype == FP32 else "warpgroup"
         for length, width in ((50, 768), (257, 1280)):

@@ -98,7 +98,7 @@ def make_ops() -> Ops:
         name="cpu",
         patch_embed=towers.patch_embed,
         layer_norm=towers.layer_norm,
-        linear=towers.linear,  # type: ignore[arg-type]  # one body for the two overloads
+        linear=towers.linear,
         attention=towers.attention,
         tree_attention=towers.tree_attention,
         attention_pool=towers.attention_pool,

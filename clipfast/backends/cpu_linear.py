@@ -74,26 +74,19 @@ def product(
     weight: Tensor,
     bias: Tensor | None,
     activation: LinearActivation | None = None,
-    row_scale: Tensor | None = None,
 ) -> Tensor:
-    """activation(row_scale * (x @ weight^T) + bias) in x's dtype: (M, N).
+    """activation(x @ weight^T + bias) in x's dtype: (M, N).
 
     Args:
-        x: (M, K). weight: (N, K), plain or from `prepare`. bias: (N,) or None. row_scale: (M,) or None.
+        x: (M, K). weight: (N, K), plain or from `prepare`. bias: (N,) or None.
     """
     if not weight.is_mkldnn:
-        y = reference.linear(x, weight, bias, activation=activation, row_scale=row_scale)
-        assert isinstance(y, Tensor)
-        return y
+        return reference.linear(x, weight, bias, activation=activation)
     if len(x) == 0:
         return x.new_empty(0, weight.shape[0])
-    if row_scale is None and activation in _EPILOGUES:
+    if activation in _EPILOGUES:
         return _pointwise(x, weight, bias, _EPILOGUES[activation])
-    y = _pointwise(x, weight, None if row_scale is not None else bias, "none")
-    if row_scale is not None:
-        y = y * row_scale[:, None]
-        y = (y if bias is None else y + bias).to(x.dtype)
-    return reference.activate(y, activation)
+    return reference.activate(_pointwise(x, weight, bias, "none"), activation)
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str) -> Tensor:

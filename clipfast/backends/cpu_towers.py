@@ -91,18 +91,13 @@ class TowerKernels:
         *,
         activation: LinearActivation | None = None,
         residual: Tensor | None = None,
-        row_scale: Tensor | None = None,
-        return_row_stats: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    ) -> Tensor:
         """See `clipfast.ops.Linear`; the weight may come from `cpu_linear.prepare` or `cpu_quantised.quantise`."""
-        if isinstance(weight, QuantisedWeight) and row_scale is None:
+        if isinstance(weight, QuantisedWeight):
             products = QuantisedProducts(self.isa)
-            y = products.linear(x, weight, bias, activation=activation, residual=residual)
-            return (y, y.float().square().sum(dim=-1)) if return_row_stats else y
-        y = product(x, weight, bias, activation, row_scale)
-        if residual is not None:
-            y = self.add(y, residual)
-        return (y, y.float().square().sum(dim=-1)) if return_row_stats else y
+            return products.linear(x, weight, bias, activation=activation, residual=residual)
+        y = product(x, weight, bias, activation)
+        return y if residual is None else self.add(y, residual)
 
     def patch_embed(
         self,

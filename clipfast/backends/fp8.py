@@ -11,7 +11,6 @@ Source: Micikevicius et al. 2022, arXiv:2209.05433; FP8 CLIP in NVIDIA's Model O
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ import torch
 
 from clipfast.backends import reference
 from clipfast.errors import UnsupportedError
+from clipfast.ops import Linear as LinearOperation
 from clipfast.ops import LinearActivation, Ops, Tensor
 from clipfast.parameters import Block, Linear, Parameters, VisionTransformer
 
@@ -226,6 +226,7 @@ def fp8_ops(base: Ops, kernels: Kernels, dtype: torch.dtype = torch.bfloat16) ->
         base,
         layer_norm=layer_norm,
         linear=_linear_of(base, kernels, dtype),
+        stream=None,  # its LayerNorms quantise rows
         sources={
             **base.sources,
             "layer_norm": f"{base.describe()['layer_norm']}, fp8 rows within blocks",
@@ -234,9 +235,7 @@ def fp8_ops(base: Ops, kernels: Kernels, dtype: torch.dtype = torch.bfloat16) ->
     )
 
 
-def _linear_of(base: Ops, kernels: Kernels, narrow: torch.dtype) -> Callable[..., Any]:
-    plain: Callable[..., Any] = base.linear  # one call for its two overloads
-
+def _linear_of(base: Ops, kernels: Kernels, narrow: torch.dtype) -> LinearOperation:
     def linear(
         x: Tensor,
         weight: Tensor,
@@ -244,22 +243,10 @@ def _linear_of(base: Ops, kernels: Kernels, narrow: torch.dtype) -> Callable[...
         *,
         activation: LinearActivation | None = None,
         residual: Tensor | None = None,
-        row_scale: Tensor | None = None,
-        return_row_stats: bool = False,
-    ) -> Any:
+    ) -> Tensor:
         if not isinstance(weight, Scaled):
-            return plain(
-                x,
-                weight,
-                bias,
-                activation=activation,
-                residual=residual,
-                row_scale=row_scale,
-                return_row_stats=return_row_stats,
-            )
+            return base.linear(x, weight, bias, activation=activation, residual=residual)
         assert isinstance(x, Scaled), "fp8 weights multiply what an fp8 operation made"
-        assert row_scale is None, "its rows have their scales"
-        assert not return_row_stats, "fp8 blocks have LayerNorms of their own"
         # The only product of a block with an activation is c_fc, and c_proj reads it.
         dtype = narrow if activation is None else FP8
         return kernels.linear(

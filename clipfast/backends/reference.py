@@ -48,18 +48,9 @@ def linear(
     *,
     activation: LinearActivation | None = None,
     residual: Tensor | None = None,
-    row_scale: Tensor | None = None,
-    return_row_stats: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    if row_scale is None:
-        y = F.linear(x, weight, bias)
-    else:
-        y = F.linear(x, weight) * row_scale[:, None]
-        y = (y if bias is None else y + bias).to(x.dtype)
-    y = activate(y, activation)
-    if residual is not None:
-        y = (y + residual).to(residual.dtype)
-    return (y, y.float().square().sum(dim=-1)) if return_row_stats else y
+) -> Tensor:
+    y = activate(F.linear(x, weight, bias), activation)
+    return y if residual is None else (y + residual).to(residual.dtype)
 
 
 def activate(y: Tensor, activation: LinearActivation | None) -> Tensor:
@@ -234,7 +225,7 @@ REFERENCE = Ops(
     name="reference",
     patch_embed=patch_embed,
     layer_norm=layer_norm,
-    linear=linear,  # type: ignore[arg-type]  # one body for the two overloads
+    linear=linear,
     attention=attention,
     tree_attention=tree_attention,
     attention_pool=attention_pool,

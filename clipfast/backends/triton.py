@@ -13,7 +13,7 @@ import torch
 
 from clipfast.backends.reference import REFERENCE
 from clipfast.errors import UnsupportedError
-from clipfast.ops import LinearActivation, Ops, PrefixTree, Tensor
+from clipfast.ops import LinearActivation, Ops, PrefixTree, Stream, StreamProducts, Tensor
 
 _NOT_INSTALLED = "triton is not installed; pip install clipfast[gpu] brings it"
 
@@ -60,7 +60,7 @@ def make_ops() -> Ops:
         name="triton",
         patch_embed=_patch_embed,
         layer_norm=_layer_norm,
-        linear=_linear,  # type: ignore[arg-type]  # one body for the two overloads
+        linear=_linear,
         attention=_attention,
         tree_attention=_tree_attention,
         attention_pool=attention_pool,
@@ -68,6 +68,7 @@ def make_ops() -> Ops:
         top_k=top_k,
         log_sum_exp=log_sum_exp,
         unsupported_reason=_operation_unsupported,
+        stream=StreamProducts(_add_to_stream, _read_stream),
         sources={"convolution": "reference (torch)"},
     )
 
@@ -107,21 +108,35 @@ def _linear(
     *,
     activation: LinearActivation | None = None,
     residual: Tensor | None = None,
-    row_scale: Tensor | None = None,
-    return_row_stats: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor:
     from clipfast.kernels.linear import linear
 
-    y, squares = linear(
-        x,
-        weight,
-        bias,
-        activation=activation,
-        residual=residual,
-        row_scale=row_scale,
-        return_squares=return_row_stats,
-    )
-    return y if squares is None else (y, squares.sum(dim=1))
+    return linear(x, weight, bias, activation=activation, residual=residual)[0]
+
+
+def _add_to_stream(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> Stream:
+    from clipfast.kernels.linear import linear
+
+    copy = None
+    if residual.dtype != weight.dtype:
+        copy = torch.empty(residual.shape, dtype=weight.dtype, device=x.device)
+    y, sums = linear(x, weight, bias, residual=residual, copy=copy, return_sums=True)
+    assert sums is not None, "they were asked for"
+    return Stream(y, y if copy is None else copy, sums)
+
+
+def _read_stream(
+    stream: Stream,
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    activation: LinearActivation | None = None,
+) -> Tensor:
+    from clipfast.kernels.linear import linear
+
+    x, sums = stream.narrow, stream.sums
+    return linear(x, weight, bias, activation=activation, row_sums=sums, eps=eps)[0]
 
 
 def _attention(

@@ -1,6 +1,7 @@
 """Canonical tensors to the parameters that the operations read: every fold is exact algebra, done once at load.
 
     LayerNorm into linear   W (n * g + b) + c          = (W g) n + (W b + c)
+    mean of a weight's row  (w - mean(w)) n            = w n                     (n has no mean)
     softmax scale           (q s) k^T                  = s (q k^T),              s = head_dim^-0.5
     key bias                softmax(q (k + b_k)^T)     = softmax(q k^T)          (q b_k is the same for every key)
     value bias              sum_j p_j (v_j + b_v)      = sum_j p_j v_j + b_v     (the p_j sum to 1)
@@ -210,7 +211,9 @@ class _Folder:
         matrix, scale = self.read(weight), self.read(f"{norm}.weight")
         shifted = self.read(bias) + matrix @ self.read(f"{norm}.bias")
         if self.quantise is None:
-            return LayerNorm(None, None, eps), matrix * scale, shifted
+            folded = matrix * scale
+            # So that the product sees no mean of its input either (`ops.ReadStream`).
+            return LayerNorm(None, None, eps), folded - folded.mean(dim=1, keepdim=True), shifted
         tiny = torch.finfo(scale.dtype).tiny
         kept = torch.exp2(torch.log2(scale.abs().clamp_min(tiny)).round())
         return LayerNorm(self.keep_stream(kept), None, eps), matrix * (scale / kept), shifted

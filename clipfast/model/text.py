@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from clipfast.config import TextConfig
-from clipfast.model.transformer import block, normalise, pooled_block
+from clipfast.model.transformer import Residual, block, normalise, pooled_block, wide
 from clipfast.ops import Ops, PrefixTree, Tensor
 from clipfast.parameters import TextTransformer
 
@@ -66,20 +66,20 @@ def text_tokens(
     final_norm: bool,
 ) -> Tensor:
     """The residual stream after `layers` blocks, through ln_final when asked: (T, D) in the stream's dtype."""
-    x = _blocks(p, config, ops, rows, layers)
+    x = wide(_blocks(p, config, ops, rows, layers))
     return normalise(ops, x, p.ln_final, x) if final_norm else x
 
 
 def _blocks(
     p: TextTransformer, config: TextConfig, ops: Ops, rows: TextRows, layers: int
-) -> Tensor:
+) -> Residual:
     def attend(qkv: Tensor) -> Tensor:
         if rows.tree is not None:
             return ops.tree_attention(qkv, config.heads, rows.tree)
         return ops.attention(qkv, config.heads, cu_seqlens=rows.cu_seqlens, causal=True)
 
     embedded = torch.nn.functional.embedding(rows.ids, p.token_embedding)
-    x = embedded + p.positions[rows.positions]
+    x: Residual = embedded + p.positions[rows.positions]
     for layer in p.blocks[:layers]:
         x = block(ops, x, layer, attend)
     return x

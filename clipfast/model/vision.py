@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from clipfast.config import VisionTransformerConfig
-from clipfast.model.transformer import block, normalise, pooled_block
+from clipfast.model.transformer import Residual, block, normalise, pooled_block, wide
 from clipfast.ops import Ops, Tensor
 from clipfast.parameters import VisionTransformer
 
@@ -20,7 +20,7 @@ def encode_vision(
     Returns: (B, E) in the weights' dtype.
     """
     x = _blocks(p, config, ops, _embed(p, ops, pixels), config.layers - 1)
-    class_rows = torch.arange(0, x.shape[0], config.tokens, device=x.device)
+    class_rows = torch.arange(0, wide(x).shape[0], config.tokens, device=pixels.device)
     pooled = pooled_block(
         ops,
         x,
@@ -36,7 +36,7 @@ def vision_tokens(
     p: VisionTransformer, config: VisionTransformerConfig, ops: Ops, pixels: Tensor, layers: int
 ) -> Tensor:
     """The residual stream after `layers` blocks, class row first: (B, L, D) in the stream's dtype."""
-    x = _blocks(p, config, ops, _embed(p, ops, pixels), layers)
+    x = wide(_blocks(p, config, ops, _embed(p, ops, pixels), layers))
     return x.view(-1, config.tokens, config.width)
 
 
@@ -52,8 +52,8 @@ def _embed(p: VisionTransformer, ops: Ops, pixels: Tensor) -> Tensor:
 
 
 def _blocks(
-    p: VisionTransformer, config: VisionTransformerConfig, ops: Ops, x: Tensor, layers: int
-) -> Tensor:
+    p: VisionTransformer, config: VisionTransformerConfig, ops: Ops, x: Residual, layers: int
+) -> Residual:
     for layer in p.blocks[:layers]:
         x = block(ops, x, layer, lambda qkv: ops.attention(qkv, config.heads, length=config.tokens))
     return x

@@ -10,7 +10,7 @@ from clipfast.errors import ConfigurationError
 from clipfast.kernels.configs import Hardware
 from clipfast.kernels.linear import ACTIVATIONS, linear
 from tests.kernels.parity import DTYPES, Canary, Operands, assert_parity, strided
-from tests.tolerances import FOLDED_NORM_ERROR_FACTOR, ROW_SQUARES_RELATIVE
+from tests.tolerances import FOLDED_NORM_ERROR_FACTOR, ROW_SUMS_RELATIVE
 
 BF16, FP16 = torch.bfloat16, torch.float16
 
@@ -30,17 +30,16 @@ def check(
     *,
     activation: str | None = None,
     residual: torch.Tensor | None = None,
-    row_scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    options = {"activation": activation, "residual": residual, "row_scale": row_scale}
+    options = {"activation": activation, "residual": residual}
     wide = {
         name: value.double() if isinstance(value, torch.Tensor) else value
         for name, value in options.items()
     }
-    y, squares = linear(x, weight, bias, **options, hardware=hardware)
+    y, sums = linear(x, weight, bias, **options, hardware=hardware)
     exact = reference(x.double(), weight.double(), None if bias is None else bias.double(), **wide)
     assert_parity(y, exact, reference(x, weight, bias, **options))
-    assert squares is None
+    assert sums is None
     return y
 
 
@@ -91,43 +90,60 @@ def test_rows_that_no_descriptor_can_carry(operands: Operands, hardware: Hardwar
     check(x[:, 1:], weight[:, 1:], bias, hardware)
 
 
-def test_row_scale(operands: Operands, hardware: Hardware) -> None:
-    x, weight, bias = layer(operands, 70, 96, 64, BF16)
-    check(x, weight, bias, hardware, activation="silu", row_scale=operands(70).exp())
-
-
-def test_rows_squares_in_a_fixed_order(operands: Operands, hardware: Hardware) -> None:
-    x, weight, bias = layer(operands, 70, 300, 64, FP16)
-    residual = operands(70, 300, std=30.0)
-    y, squares = linear(x, weight, bias, residual=residual, return_squares=True, hardware=hardware)
-    again = linear(x, weight, bias, residual=residual, return_squares=True, hardware=hardware)
-    assert torch.equal(squares, again[1])
+@pytest.mark.parametrize("columns", [300, 17])
+def test_sums_of_rows_in_a_fixed_order(
+    operands: Operands, hardware: Hardware, columns: int
+) -> None:
+    x, weight, bias = layer(operands, 70, columns, 64, FP16)
+    residual = operands(70, columns, std=30.0) + 10
+    y, sums = linear(x, weight, bias, residual=residual, return_sums=True, hardware=hardware)
+    again = linear(x, weight, bias, residual=residual, return_sums=True, hardware=hardware)
+    assert torch.equal(sums, again[1])
     assert torch.equal(y, again[0])
     exact = reference(x.double(), weight.double(), bias.double(), residual=residual.double())
-    relative = (squares.double().sum(1) / exact.square().sum(1) - 1).abs().max().item()
-    print(f"relative error of the sums of squares {relative:.2e}")
-    assert relative <= ROW_SQUARES_RELATIVE
+    of_rows, of_squares = (part.double().sum(dim=1) for part in sums.chunk(2, dim=1))
+    relative = (of_squares / exact.square().sum(1) - 1).abs().max().item()
+    of_mean = ((of_rows - exact.sum(1)) / exact.abs().sum(1)).abs().max().item()
+    print(f"relative error of the sums of squares {relative:.2e}, of the sums {of_mean:.2e}")
+    assert max(relative, of_mean) <= ROW_SUMS_RELATIVE
 
 
-def test_a_normalisation_inside_the_products(operands: Operands, hardware: Hardware) -> None:
-    """A zero-mean residual stream needs no LayerNorm kernel: the producer sums squares, the consumer scales rows."""
+@pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
+def test_a_copy_in_the_next_products_dtype(
+    operands: Operands, hardware: Hardware, device: torch.device, dtype: torch.dtype
+) -> None:
+    x, weight, bias = layer(operands, 70, 200, 64, dtype)
+    residual = operands(70, 200, std=30.0)
+    around = torch.full((74, 200), torch.nan, dtype=dtype, device=device)
+    y, _ = linear(x, weight, bias, residual=residual, copy=around[2:72], hardware=hardware)
+    assert torch.equal(around[2:72], y.to(dtype))
+    assert around[[0, 1, 72, 73]].isnan().all()
+    assert torch.equal(y, linear(x, weight, bias, residual=residual, hardware=hardware)[0])
+
+
+@pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
+@pytest.mark.parametrize("mean", [0.0, 3.0])
+@pytest.mark.parametrize("outliers", [False, True], ids=["random", "outliers"])
+def test_a_normalisation_inside_the_products(
+    operands: Operands, hardware: Hardware, dtype: torch.dtype, mean: float, outliers: bool
+) -> None:
+    """No LayerNorm between two products: the first one sums its rows, the second one scales them."""
     width, eps = 192, 1e-5
-    x, writer, bias = layer(operands, 70, width, 64, FP16)
-    writer = (writer.double() - writer.double().mean(dim=0)).to(FP16)  # columns of zero mean
-    residual = operands(70, width, std=3.0)
-    residual -= residual.mean(dim=1, keepdim=True)
-    bias = bias - bias.mean()
-    reader = operands(96, width, dtype=FP16, std=width**-0.5)
-    stream, squares = linear(
-        x, writer, bias, residual=residual.half(), return_squares=True, hardware=hardware
+    x, writer, bias = layer(operands, 70, width, 64, dtype)
+    residual = operands(70, width, std=3.0) + mean
+    if outliers:
+        residual[:, [3, 77]] += torch.tensor([180.0, -120.0], device=residual.device)
+    reader = operands(96, width, std=width**-0.5)
+    reader = (reader - reader.mean(dim=1, keepdim=True)).to(dtype)
+    copy = torch.empty(70, width, dtype=dtype, device=x.device)
+    stream, sums = linear(
+        x, writer, bias, residual=residual, copy=copy, return_sums=True, hardware=hardware
     )
-    y, _ = linear(
-        stream, reader, None, activation="silu", row_squares=squares, eps=eps, hardware=hardware
-    )
+    y, _ = linear(copy, reader, None, activation="silu", row_sums=sums, eps=eps, hardware=hardware)
     wide = reference(x.double(), writer.double(), bias.double(), residual=residual.double())
     exact_norm = torch.nn.functional.layer_norm(wide, [width], eps=eps)
     exact = reference(exact_norm, reader.double(), None, activation="silu")
-    plain_norm = torch.nn.functional.layer_norm(stream, [width], eps=eps)
+    plain_norm = torch.nn.functional.layer_norm(stream, [width], eps=eps).to(dtype)
     plain = reference(plain_norm, reader, None, activation="silu")
     error = (y.double() - exact).abs().max().item()
     of_torch = (plain.double() - exact).abs().max().item()
@@ -171,3 +187,7 @@ def test_refuses_in_words(operands: Operands) -> None:
         linear(x, weight[:7], bias)
     with pytest.raises(ConfigurationError, match=r"residual has shape \(4, 7\)"):
         linear(x, weight, bias, residual=operands(4, 7))
+    with pytest.raises(ConfigurationError, match="row_sums has 3 columns; expected an even"):
+        linear(x, weight, bias, row_sums=operands(4, 3))
+    with pytest.raises(ConfigurationError, match=r"copy has strides \(16, 1\); expected contig"):
+        linear(x, weight, bias, copy=operands(4, 16)[:, :8])

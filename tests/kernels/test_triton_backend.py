@@ -13,14 +13,17 @@ import torch.nn.functional as F
 import clipfast
 from clipfast import scoring
 from clipfast.backends import select_ops, triton
+from clipfast.backends.reference import REFERENCE
 from clipfast.checkpoint import load_checkpoint
+from clipfast.checkpoint.folds import fold
 from clipfast.demo.samples import draw_samples
 from clipfast.model import encode_resnet, encode_text, encode_vision, vision_tokens
-from clipfast.ops import OPERATIONS
-from tests.kernels.parity import Operands
+from clipfast.ops import OPERATIONS, Ops
+from clipfast.parameters import Parameters
+from tests.kernels.parity import Operands, assert_parity
 from tests.kernels.towers import Texts, Towers, packed, shared
-from tests.random_weights import tiny, tiny_resnet
-from tests.tolerances import TRITON_TOWER_COSINE
+from tests.random_weights import random_weights, tiny, tiny_resnet, with_outliers
+from tests.tolerances import KERNEL_ERROR_FACTOR, TRITON_TOWER_COSINE
 
 TEXTS: Texts = [
     [49406, 49407],
@@ -105,15 +108,51 @@ def test_no_images(operands: Operands, device: torch.device) -> None:
     assert kernels.shape == (0, 32)
 
 
-def test_row_statistics_behind_the_contract(operands: Operands, device: torch.device) -> None:
-    ops = select_ops("triton", device=device, dtype=torch.float32)
-    x, weight, residual = operands(70, 64), operands(300, 64), operands(70, 300)
-    y, stats = ops.linear(x, weight, None, residual=residual, return_row_stats=True)
-    assert stats.shape == (70,)
-    assert np.allclose(stats.cpu(), y.square().sum(1).cpu(), rtol=1e-5)
-    y, r = ops.layer_norm(x, None, None, 1e-5, residual[:, :64])
-    assert torch.allclose(r, x + residual[:, :64])
-    assert y.dtype == torch.float32
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_layer_norm_between_two_products(
+    operands: Operands, device: torch.device, dtype: torch.dtype
+) -> None:
+    ops = select_ops("triton", device=device, dtype=dtype)
+    assert ops.stream is not None
+    x, weight, residual = (
+        operands(70, 64, dtype=dtype),
+        operands(300, 64, dtype=dtype),
+        operands(70, 300) + 1,
+    )
+    stream = ops.stream.add(x, weight, None, residual)
+    assert torch.equal(stream.x, ops.linear(x, weight, None, residual=residual))
+    assert torch.equal(stream.narrow, stream.x.to(dtype))
+    assert (stream.narrow is stream.x) == (dtype == torch.float32)
+    reader = operands(96, 300, std=300**-0.5)
+    reader = (reader - reader.mean(dim=1, keepdim=True)).to(dtype)
+    picked = torch.tensor([3, 69, 3], device=device)
+    y = ops.stream.read(stream, reader, None, 1e-5, activation="silu")
+    few = ops.stream.read(stream[picked], reader, None, 1e-5, activation="silu")
+    wide = F.layer_norm(stream.x.double(), [300], eps=1e-5)
+    plain = F.layer_norm(stream.x, [300], eps=1e-5).to(dtype)
+    exact, of_torch = F.silu(wide @ reader.double().T), F.silu(plain @ reader.T)
+    assert_parity(y, exact, of_torch)
+    assert_parity(few, exact[picked], of_torch[picked])
+
+
+@pytest.mark.parametrize("tower", ["images", "texts"])
+def test_towers_with_outliers(operands: Operands, device: torch.device, tower: str) -> None:
+    """Cosine to float64 no worse than plain torch's in the same dtypes, whose LayerNorms are apart."""
+    config, bf16 = tiny(layers=3), torch.bfloat16
+    weights = with_outliers(random_weights(config, seed=3))
+    towers, pixels = Towers(config, device, bf16, weights), operands.bytes(3, 3, 64, 64)
+
+    def run(p: Parameters, ops: Ops, on: torch.device) -> torch.Tensor:
+        if tower == "images":
+            return encode_vision(p.vision, config.vision, ops, pixels.to(on))  # type: ignore[arg-type]
+        return encode_text(p.text, config.text, ops, packed(TEXTS, on))
+
+    kernels, exact = towers.both(run)
+    assert_same_directions(towers, kernels, exact)
+    plain = run(fold(weights, config, bf16), REFERENCE, torch.device("cpu")).double()
+    errors = [1 - F.cosine_similarity(rows, exact).min().item() for rows in (kernels, plain)]
+    print(f"1 - cosine: {errors[0]:.1e}, plain torch {errors[1]:.1e}")
+    assert errors[0] <= KERNEL_ERROR_FACTOR * errors[1]
 
 
 @pytest.mark.parametrize("pairs", [1, 70, 130])

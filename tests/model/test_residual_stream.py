@@ -1,9 +1,8 @@
-"""Why the residual stream is float32 and has its mean: what each choice costs in cosine, twelve blocks deep.
+"""The residual stream: float32, its LayerNorms inside the products that read it. Exact in float64, and what each costs.
 
-fp32 stream      bfloat16 matrices, LayerNorm in float32, the stream in float32: what the towers do
+fp32 stream      bfloat16 matrices, LayerNorm in float32, the stream in float32
 bf16 stream      the same, the stream rounded to bfloat16 after every sum
-zero mean        writers centred so that LayerNorm is a row scale in the product's epilogue: the product reads the
-                 stream itself, rounded to bfloat16, where the others read the normalised row
+norms inside     the first: products read the stream itself, rounded to bfloat16, where the others read normalised rows
 """
 
 from __future__ import annotations
@@ -18,12 +17,42 @@ from clipfast.backends import reference
 from clipfast.backends.reference import REFERENCE
 from clipfast.checkpoint.folds import fold
 from clipfast.config import ModelConfig, VisionTransformerConfig
-from clipfast.model import encode_vision
-from clipfast.parameters import Block, Linear, VisionTransformer, map_tensors
+from clipfast.model import encode_text, encode_vision, text_tokens, vision_tokens
+from clipfast.ops import LinearActivation, Ops, Stream, StreamProducts
+from clipfast.parameters import VisionTransformer, map_tensors
+from tests.model.test_folds import packed, padded_ids, pixels_for, relative_error
+from tests.model.textbook import Textbook
 from tests.random_weights import random_weights, tiny, with_outliers
-from tests.tolerances import BF16_STREAM_COSTS, ZERO_MEAN_COSTS
+from tests.tolerances import BF16_STREAM_COSTS, FOLDS_FLOAT64, NORMS_INSIDE_COSTS
 
 BF16 = torch.bfloat16
+Tensor = torch.Tensor
+
+
+def add(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> Stream:
+    y = reference.linear(x, weight, bias, residual=residual)
+    parts = y.tensor_split(3, dim=1)
+    sums = [part.sum(dim=1) for part in parts] + [part.square().sum(dim=1) for part in parts]
+    return Stream(y, y.to(weight.dtype), torch.stack(sums, dim=1))
+
+
+def read(
+    stream: Stream,
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    activation: LinearActivation | None = None,
+) -> Tensor:
+    """Operands in the weight's dtype, float32 or wider until the end."""
+    wide = stream.sums.dtype
+    mean, square = (part.sum(dim=1) / weight.shape[1] for part in stream.sums.chunk(2, dim=1))
+    y = (stream.narrow.to(wide) @ weight.to(wide).T) * torch.rsqrt(square - mean**2 + eps)[:, None]
+    y = y if bias is None else y + bias.to(wide)
+    return reference.activate(y, activation).to(weight.dtype)
+
+
+NORMS_INSIDE = replace(REFERENCE, stream=StreamProducts(add, read))
 
 
 def deep() -> ModelConfig:
@@ -32,52 +61,45 @@ def deep() -> ModelConfig:
     return replace(config, vision=vision)
 
 
-def product(
-    x: torch.Tensor, layer: Linear, scale: torch.Tensor, activation: str | None
-) -> torch.Tensor:
-    """activation(scale * (x @ weight^T) + bias): bfloat16 operands, float32 until the end."""
-    y = (x.to(BF16).float() @ layer.weight.float().T) * scale[:, None]
-    y = y if layer.bias is None else y + layer.bias.float()
-    return reference.activate(y, activation).to(BF16)  # type: ignore[arg-type]
+@pytest.mark.parametrize("layers", [1, 3])
+def test_towers_with_their_norms_inside_equal_the_textbook(layers: int) -> None:
+    config = tiny(layers=layers)
+    vision = config.vision
+    assert isinstance(vision, VisionTransformerConfig)
+    tensors = with_outliers(random_weights(config, seed=0))
+    p, textbook = fold(tensors, config, torch.float64), Textbook(tensors, config)
+    assert isinstance(p.vision, VisionTransformer)
+    pixels, ids = pixels_for(config), padded_ids(config, [2, 5, config.text.context_length, 5])
+    rows = packed(ids, config.text.eot_id)
+    images = encode_vision(p.vision, vision, NORMS_INSIDE, pixels)
+    assert relative_error(images, textbook.image(pixels)) < FOLDS_FLOAT64
+    texts = encode_text(p.text, config.text, NORMS_INSIDE, rows)
+    assert relative_error(texts, textbook.text(ids)) < FOLDS_FLOAT64
+    states = vision_tokens(p.vision, vision, NORMS_INSIDE, pixels, layers)
+    truth = textbook.image_tokens(textbook.normalised(pixels))[layers]
+    assert relative_error(states, truth) < FOLDS_FLOAT64
+    for final_norm in (False, True):
+        options = {"layers": layers, "final_norm": final_norm}
+        ours, plain = (
+            text_tokens(p.text, config.text, ops, rows, **options)  # type: ignore[arg-type]
+            for ops in (NORMS_INSIDE, REFERENCE)
+        )
+        assert relative_error(ours, plain) < FOLDS_FLOAT64
 
 
-def centred(layer: Linear) -> Linear:
-    """The layer whose outputs have no mean over the features."""
-    weight, bias = layer.weight.float(), layer.bias
-    assert bias is not None
-    shifted = (bias.float() - bias.float().mean()).to(BF16)
-    return Linear((weight - weight.mean(dim=0)).to(BF16), shifted)
+def test_layer_norms_that_are_left() -> None:
+    """ln_pre, the first block's, and ln_post; every other one is inside a product."""
+    config, counted = deep(), []
 
+    def layer_norm(*args: object, **options: object) -> object:
+        counted.append(args)
+        return reference.layer_norm(*args, **options)  # type: ignore[arg-type]
 
-def zero_mean(
-    p: VisionTransformer, config: VisionTransformerConfig, pixels: torch.Tensor
-) -> torch.Tensor:
-    """The tower with centred writers; all tokens through all blocks, pooled at the end."""
-    e = p.patch_embed
-    tokens = reference.patch_embed(pixels, e.weight, e.bias, e.class_row, e.positions)
-    x = reference.layer_norm(
-        tokens.flatten(0, 1).float(), p.ln_pre.weight, p.ln_pre.bias, p.ln_pre.eps
-    )
-    assert isinstance(x, torch.Tensor)
-    x = x - x.mean(dim=1, keepdim=True)
-    for block in p.blocks:
-        x = centred_block(x, block, config)
-    pooled = x[:: config.tokens]
-    y = reference.layer_norm(pooled, p.ln_post.weight, p.ln_post.bias, p.ln_post.eps, dtype=BF16)
-    assert isinstance(y, torch.Tensor)
-    return F.linear(y, p.proj.weight)
-
-
-def centred_block(x: torch.Tensor, block: Block, config: VisionTransformerConfig) -> torch.Tensor:
-    def scale(stream: torch.Tensor) -> torch.Tensor:
-        return torch.rsqrt(stream.square().mean(dim=1) + block.ln_1.eps)
-
-    one = x.new_ones(len(x))
-    qkv = product(x, block.qkv, scale(x), None)
-    attended = reference.attention(qkv, config.heads, length=config.tokens)
-    x = x + product(attended, centred(block.out_proj), one, None)
-    hidden = product(x, block.c_fc, scale(x), block.activation)
-    return x + product(hidden, centred(block.c_proj), one, None)
+    p, vision = fold(random_weights(config, seed=0), config, torch.float32).vision, config.vision
+    for ops, calls in ((NORMS_INSIDE, 3), (REFERENCE, 2 + 2 * 12 + 1)):
+        counted.clear()
+        encode_vision(p, vision, replace(ops, layer_norm=layer_norm), pixels_for(config))  # type: ignore[arg-type]
+        assert len(counted) == calls
 
 
 def errors(outliers: bool) -> dict[str, float]:
@@ -89,20 +111,22 @@ def errors(outliers: bool) -> dict[str, float]:
     weights = with_outliers(weights) if outliers else weights
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8, generator=generator)
-    wide, narrow = fold(weights, config, torch.float64).vision, fold(weights, config, BF16).vision
-    assert isinstance(wide, VisionTransformer)
-    assert isinstance(narrow, VisionTransformer)
-    rounded = map_tensors(narrow, lambda part: part.to(BF16))
-    rows = {
-        "fp32 stream": encode_vision(narrow, vision, REFERENCE, pixels),
-        "bf16 stream": encode_vision(rounded, vision, REFERENCE, pixels),
-        "zero mean": zero_mean(narrow, vision, pixels),
+
+    def rows(parameters: object, ops: Ops = REFERENCE) -> Tensor:
+        assert isinstance(parameters, VisionTransformer)
+        return encode_vision(parameters, vision, ops, pixels).double()
+
+    truth = rows(fold(weights, config, torch.float64).vision)
+    narrow = fold(weights, config, BF16).vision
+    found = {
+        "fp32 stream": rows(narrow),
+        "bf16 stream": rows(map_tensors(narrow, lambda part: part.to(BF16))),
+        "norms inside": rows(narrow, NORMS_INSIDE),
     }
-    truth = encode_vision(wide, vision, REFERENCE, pixels)
     mean = truth.mean(dim=0)
     return {
-        name: 1 - F.cosine_similarity(found.double() - mean, truth - mean).min().item()
-        for name, found in rows.items()
+        name: 1 - F.cosine_similarity(rows - mean, truth - mean).min().item()
+        for name, rows in found.items()
     }
 
 
@@ -112,4 +136,4 @@ def test_a_float32_stream_is_worth_its_bytes(outliers: bool) -> None:
     print({name: f"{error:.1e}" for name, error in found.items()})
     assert found["bf16 stream"] >= BF16_STREAM_COSTS * found["fp32 stream"]
     # Normalised rows or the stream itself: the products' operands are rounded alike.
-    assert found["zero mean"] <= ZERO_MEAN_COSTS * found["fp32 stream"]
+    assert found["norms inside"] <= NORMS_INSIDE_COSTS * found["fp32 stream"]
