@@ -50,7 +50,7 @@ def open_clip_forward(weights: Weights, config: ModelConfig) -> Forward:
     """open_clip.model.CLIP over the same weights: (normalised pixels, padded ids) -> unit image and text rows."""
     options = open_clip_config(config)["model_cfg"]
     model = import_open_clip().model.CLIP(**options).eval()
-    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
+    model.load_state_dict(weights, strict=False)  # widens to float32
 
     def forward(pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
