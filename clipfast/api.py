@@ -13,7 +13,7 @@ import torch
 
 from clipfast import environment, templates
 from clipfast.backends import select_ops
-from clipfast.backends.fp8 import fp8_parameters, in_fp8
+from clipfast.backends.eight_bit import in_8_bits, parameters_in_8_bits
 from clipfast.checkpoint import Checkpoint, load_checkpoint
 from clipfast.checkpoint.folds import fold
 from clipfast.config import Activation, ModelConfig
@@ -57,8 +57,8 @@ def load(
             directory, .onnx or .engine file.
         device: auto, cpu, cuda, cuda:N, or cuda:all, which shares each batch among all GPUs. A CUDA device that was
             asked for and is missing is an error.
-        precision: auto, fp32, bf16, fp16, int8 on the CPU, fp8 on GPUs from compute capability 8.9 on (and fp64, for
-            checking). auto is bf16 where the hardware has it, else fp32.
+        precision: auto, fp32, bf16, fp16, int8 on the CPU and on GPUs, fp8 on GPUs from compute capability 8.9 on (and
+            fp64, for checking). auto is bf16 where the hardware has it, else fp32.
         backend: auto, reference, cpu, triton, cuda; for exports auto, onnxruntime, tensorrt. A named backend that
             cannot serve is an error, never replaced.
         architecture: family of a file whose tensors do not tell heads, activation or preprocessing ("ViT-H-14").
@@ -96,18 +96,15 @@ def load(
     ops = select_ops(
         environment.backend() if backend == "auto" else backend, device=place, dtype=dtype
     )
-    quantise = ops.quantise if resolved == "int8" else None
-    if resolved == "fp8":
-        ops = in_fp8(ops, place)
-    elif resolved not in DTYPES and quantise is None:
-        raise UnsupportedError(
-            f"backend {ops.name!r} has no {resolved} kernels; use the cpu backend, fp32, bf16 or auto"
-        )
+    eight_bit = resolved not in DTYPES and ops.quantise is None
+    if eight_bit:
+        ops = in_8_bits(ops, place, resolved)
+    quantise = None if resolved in DTYPES else ops.quantise
     checkpoint = load_checkpoint(str(source), architecture=architecture, activation=activation)
     parameters = fold(checkpoint.tensors, checkpoint.config, dtype, ops.prepare, quantise)
     checkpoint.forget_pages()
-    if resolved == "fp8":
-        parameters = fp8_parameters(parameters)
+    if eight_bit:
+        parameters = parameters_in_8_bits(parameters, resolved)
     tokenizer = tokenizer_of(checkpoint.tokenizer_file, checkpoint.config.text)
     engines = [
         _engine_on(place, checkpoint.config, parameters, ops, tokenizer, batch_invariant)

@@ -301,9 +301,10 @@ class Prepare(Protocol):
         ...
 
 
-def _as_it_is(
+def as_it_is(
     linear: parameters.Linear, boundary: int | None = None, *, activated: bool = False
 ) -> parameters.Linear:
+    """`Prepare` where there is nothing to do."""
     return linear
 
 
@@ -349,8 +350,8 @@ class Ops:
     log_sum_exp: LogSumExp
     resize_crop: ResizeCrop | None = None
     unsupported_reason: UnsupportedReason = _always_supported
-    prepare: Prepare = _as_it_is
-    # The same with an int8 weight, where the backend has products of bytes.
+    prepare: Prepare = as_it_is
+    # The same of a layer within a block of an 8-bit model, where the backend has such products.
     quantise: Prepare | None = None
     # Whether a residual costs less in `layer_norm` than in the `linear` before it.
     adds_in_norm: bool = False

@@ -17,7 +17,7 @@ PRECISIONS = ("auto", *DTYPES, *QUANTISED)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """A name of DTYPES, "int8" on the CPU, or "fp8" on CUDA devices, whose kernels still may refuse the device.
+    """A name of DTYPES, "int8", or "fp8" on CUDA devices, whose kernels still may refuse the device.
 
     Raises:
         ConfigurationError: the name is unknown.
@@ -27,7 +27,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         raise ConfigurationError(
             f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}"
         )
-    if (precision, device.type) in (("int8", "cpu"), ("fp8", "cuda")):
+    if (precision, device.type) in (("int8", "cpu"), ("int8", "cuda"), ("fp8", "cuda")):
         return precision
     if precision in QUANTISED:
         raise UnsupportedError(

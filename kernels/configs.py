@@ -114,10 +114,10 @@ LINEAR: dict[tuple[int, int], tuple[Tile, ...]] = {
         for family in FAMILIES
     },
 }
-# ---- linear_fp8: family -> tile ----------------------------------------------------------------------------------
+# ---- linear_8bit: family -> tile ---------------------------------------------------------------------------------
 # k = 128 is the group of a scale. A group's products and the sum of groups are two accumulators: half of linear's tile.
-LINEAR_FP8: dict[int, Tile] = {
-    80: Tile(64, 128, 128, 8, 3, 64),  # as 89: only Triton's interpreter multiplies fp8 here
+LINEAR_8BIT: dict[int, Tile] = {
+    80: Tile(64, 128, 128, 8, 4, 64),  # int8 only; 4 buffers x 24 KB of 163 KB
     89: Tile(64, 128, 128, 8, 3, 64),  # 3 buffers x 24 KB of 99 KB
     90: Tile(128, 128, 128, 8, 4, 64),  # 4 buffers x 32 KB of 227 KB, 2 x 64 accumulators a thread
     100: Tile(128, 128, 128, 8, 4, 64),  # as 90; a group's products come out of tensor memory

@@ -16,7 +16,7 @@ from clipfast.kernels.attention_pool import attention_pool
 from clipfast.kernels.configs import Hardware, linear_tile
 from clipfast.kernels.layer_norm import layer_norm
 from clipfast.kernels.linear import linear
-from clipfast.kernels.linear_fp8 import linear_fp8
+from clipfast.kernels.linear_8bit import linear_8bit, unsupported_reason
 from clipfast.kernels.patch_embed import patch_embed
 from clipfast.kernels.similarity import log_sum_exp, similarity
 from clipfast.kernels.top_k import top_k
@@ -61,8 +61,9 @@ def cases(architecture: int) -> dict[str, Case]:
         found |= _text(config, activation, hardware)
     found |= _small(hardware)
     found |= _gallery(hardware)
-    if hardware.architecture >= 89:
-        found |= _fp8(hardware)
+    for dtype in (torch.float8_e4m3fn, torch.int8):
+        if unsupported_reason(dtype, architecture) is None:
+            found |= _eight_bit(hardware, dtype)
     return found
 
 
@@ -235,24 +236,26 @@ def _gallery(hardware: Hardware) -> dict[str, Case]:
     return found
 
 
-def _fp8(hardware: Hardware) -> dict[str, Case]:
+def _eight_bit(hardware: Hardware, dtype: torch.dtype) -> dict[str, Case]:
     """A block's products with one scale a row, with one a row and 128 columns, and quantised for the next one."""
-    fp8 = torch.float8_e4m3fn
     found = {}
+    # Triton gives int8 no tcgen05.
+    product = "warp" if dtype == torch.int8 and hardware.family == 100 else "warpgroup"
     for name, columns, depth, groups, options in (
         ("qkv", 3072, 1024, 1, {}),
-        ("c_fc", 4096, 1024, 1, {"activation": "silu", "dtype": fp8}),
+        ("c_fc", 4096, 1024, 1, {"activation": "silu", "dtype": dtype}),
         ("c_proj", 1024, 4096, 32, {"residual": meta(16_384, 1024, dtype=FP32)}),
     ):
         call = partial(
-            linear_fp8,
-            meta(16_384, depth, dtype=fp8),
+            linear_8bit,
+            meta(16_384, depth, dtype=dtype),
             meta(16_384, groups, dtype=FP32),
-            meta(columns, depth, dtype=fp8),
+            meta(columns, depth, dtype=dtype),
             meta(columns, dtype=FP32),
             meta(columns),
             hardware=hardware,
             **options,
         )
-        found[f"linear_fp8 {name} 16384x{columns}x{depth}"] = Case(call, "warpgroup")
+        label = f"linear_8bit {name} 16384x{columns}x{depth} {dtype}".replace("torch.", "")
+        found[label] = Case(call, product)
     return found

@@ -15,7 +15,7 @@ from benchmarks.compiled.triton_kernels import Compiled, compile_calls, inspect_
 from clipfast.kernels import configs
 from clipfast.kernels.configs import Hardware, Tile
 from clipfast.kernels.linear import linear
-from clipfast.kernels.linear_fp8 import linear_fp8
+from clipfast.kernels.linear_8bit import linear_8bit
 
 LAYER = "linear ViT-L-14 c_fc 65792x4096x1024 silu bfloat16"
 HARDWARE = {80: Hardware(80, 108), 90: Hardware(90, 132)}
@@ -59,7 +59,7 @@ def _misaligned_fp8() -> list[str]:
     scales = meta(4096, 1, dtype=fp32), meta(1024, dtype=fp32)
     return _judged(
         Case(
-            lambda: linear_fp8(x, scales[0], weight, scales[1], None, hardware=HARDWARE[90]),
+            lambda: linear_8bit(x, scales[0], weight, scales[1], None, hardware=HARDWARE[90]),
             "warpgroup",
         ),
         90,

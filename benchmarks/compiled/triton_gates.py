@@ -12,7 +12,7 @@ from benchmarks.compiled.triton_kernels import SHARED_LIMIT, Compiled
 # Kernels of rows, without a product of matrices.
 ROW_KERNELS = {"_layer_norm_kernel", "_attention_pool_kernel", "_softmax_kernel"}
 # Kernels whose tiles the tensor memory accelerator carries, where there is one.
-TILED_KERNELS = {"_linear_kernel", "_linear_fp8_kernel"}
+TILED_KERNELS = {"_linear_kernel", "_linear_8bit_kernel"}
 _WARPGROUP = {80: "mma.sync", 89: "mma.sync", 90: "wgmma", 100: "tcgen05", 120: "mma.sync"}
 
 

@@ -76,7 +76,11 @@ def _lead(rates: dict[str, int]) -> str:
     """Our fastest exact precision over the fastest peer of such a precision, then the same of fp8."""
     said = []
     for name, is_fp8 in (("", False), ("fp8 ", True)):
-        ours = [rates[at] for at in rates if at.startswith("clipfast") and ("fp8" in at) == is_fp8]
+        ours = [
+            rates[at]
+            for at in rates
+            if at.startswith("clipfast") and ("fp8" in at) == is_fp8 and "int8" not in at
+        ]
         peers = [
             rates[at] for at in rates if not at.startswith("clipfast") and ("fp8" in at) == is_fp8
         ]

@@ -23,7 +23,7 @@ KERNELS = (
     "attention_pool",
     "layer_norm",
     "linear",
-    "linear_fp8",
+    "linear_8bit",
     "patch_embed",
     "similarity",
     "top_k",

@@ -17,7 +17,7 @@ from clipfast.kernels import (
     cosines,
     layer_norm,
     linear,
-    linear_fp8,
+    linear_8bit,
     patch_embed,
 )
 
@@ -73,7 +73,7 @@ def test_only_patches_of_14_pixels_may_load_less_than_16_bytes(architecture: int
 
 
 @pytest.mark.parametrize(
-    "module", [attention, attention_pool, cosines, layer_norm, linear, linear_fp8, patch_embed]
+    "module", [attention, attention_pool, cosines, layer_norm, linear, linear_8bit, patch_embed]
 )
 def test_headers_declare_products_and_loads(module: object) -> None:
     header = " ".join(str(module.__doc__).split())

@@ -26,8 +26,8 @@ from benchmarks.gpu.libraries import LIBRARIES, vision_towers
 from benchmarks.gpu.towers import ScaledLayer, TextTower, VisionTower, narrowed
 from benchmarks.work import vision_flops
 from clipfast.backends import select_ops
-from clipfast.backends.fp8 import fp8_parameters, in_fp8
-from clipfast.backends.fp8 import unsupported_reason as no_fp8
+from clipfast.backends.eight_bit import CODES, in_8_bits, parameters_in_8_bits
+from clipfast.backends.eight_bit import unsupported_reason as not_in_8_bits
 from clipfast.backends.reference import REFERENCE
 from clipfast.checkpoint.folds import fold
 from clipfast.config import ARCHITECTURES, ModelConfig
@@ -52,7 +52,7 @@ CAPTIONS = 1024
 CHECKED = 8  # images and texts that are compared with float64
 ROUNDS, SECONDS = 300, 1.0
 SECONDS_OF_A_CELL, SECONDS_OF_A_COMPILATION = 15, 75
-LEAST_COSINE = {"bf16": 0.999, "fp16": 0.999, "fp8": 0.99}
+LEAST_COSINE = {"bf16": 0.999, "fp16": 0.999, "fp8": 0.99, "int8": 0.99}
 
 
 def run(context: Context) -> Iterator[Row]:
@@ -90,18 +90,19 @@ class _Model:
 
     def _engines(self) -> Iterator[tuple[str, Engine]]:
         device = self.context.device
-        names = {"fp16": torch.float16} if self.context.rehearsal else {
-            "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16
-        }  # fmt: skip
-        for name, dtype in names.items():
+        names = ("fp16",) if self.context.rehearsal else ("bf16", "fp16", "fp8", "int8")
+        for name in names:
+            dtype = torch.float16 if name == "fp16" else torch.bfloat16
             ops = select_ops(
                 "triton" if self.context.rehearsal else "auto", device=device, dtype=dtype
             )
-            parameters = fold(self.weights, self.config, dtype)
-            if name == "fp8":
-                if no_fp8(ops, device) is not None:
+            if name in CODES:
+                if not_in_8_bits(ops, device, name) is not None:
                     continue
-                ops, parameters = in_fp8(ops, device), fp8_parameters(parameters)
+                ops = in_8_bits(ops, device, name)
+            parameters = fold(self.weights, self.config, dtype, quantise=ops.quantise)
+            if name in CODES:
+                parameters = parameters_in_8_bits(parameters, name)
             moved = map_tensors(parameters, lambda part: part.to(device))
             encoder = TowerEncoder(self.config, moved, ops, device)
             layer: DeviceLayer = layer_of(device) or HostLayer()

@@ -19,7 +19,7 @@ from clipfast.kernels.attention_pool import attention_pool
 from clipfast.kernels.configs import hardware_of
 from clipfast.kernels.layer_norm import layer_norm
 from clipfast.kernels.linear import linear
-from clipfast.kernels.linear_fp8 import FP8, linear_fp8, unsupported_reason
+from clipfast.kernels.linear_8bit import FP8, linear_8bit, unsupported_reason
 from clipfast.kernels.patch_embed import patch_embed
 from clipfast.kernels.similarity import log_sum_exp, similarity
 from clipfast.kernels.top_k import top_k
@@ -97,7 +97,7 @@ def _cells(context: Context) -> Iterator[Cell]:
 
 def _fp8(context: Context) -> Iterator[Cell]:
     """The second product of a block on fp8, scales of 128 columns, beside torch's bf16 of the same numbers."""
-    if not context.rehearsal and unsupported_reason(hardware_of(context.device).architecture):
+    if not context.rehearsal and unsupported_reason(FP8, hardware_of(context.device).architecture):
         return
     rows, columns, depth = (20, 64, 256) if context.rehearsal else (16_448, 1024, 4096)
     x, weight = (_tensor(context, n, depth).to(FP8) for n in (rows, columns))
@@ -107,8 +107,8 @@ def _fp8(context: Context) -> Iterator[Cell]:
     wide_weight = weight.float() * weight_scale[:, None]
     plain_x, plain_weight = wide_x.to(context.dtype), wide_weight.to(context.dtype)
     yield Cell(
-        f"linear_fp8 {rows}x{columns}x{depth}",
-        lambda: linear_fp8(x, scales, weight, weight_scale, None, dtype=context.dtype)[0],
+        f"linear_8bit {rows}x{columns}x{depth}",
+        lambda: linear_8bit(x, scales, weight, weight_scale, None, dtype=context.dtype)[0],
         lambda: plain_x @ plain_weight.T,
         lambda: wide_x[:CHECKED].double() @ wide_weight.double().T,
         2 * rows * columns * depth,

@@ -1,13 +1,14 @@
-"""Linear layers of 8-bit floats: rows quantised on the way in, by their producer, and on the way out, for the consumer.
+"""Linear layers of 8-bit numbers: rows quantised on the way in, by their producer, and on the way out, for the next.
 
     y = activation(x_scale * weight_scale * (x @ weight^T) + bias) + residual
-    quantised: y_scale[m, g] = max |y[m, 128 g : 128 (g + 1)]| / 448;  stored y = round(y / y_scale)
+    quantised: y_scale[m, g] = max |y[m, 128 g : 128 (g + 1)]| / limit;  stored y = round(y / y_scale)
 
-x: (M, K), weight: (N, K) fp8 e4m3; x_scale: (M, 1) or (M, ceil(K / 128)), weight_scale: (N,), float32;
-residual, y: (M, N) fp16 | bf16 | fp32, or y fp8 with y_scale (M, ceil(N / 128)). Accumulator fp32, to which sums of at
-most 128 products are promoted: the tensor cores keep some 13 bits of theirs on 89 and 90. Persistent, as linear.
+x: (M, K), weight: (N, K), both fp8 e4m3 (limit 448) or both int8 (127); x_scale: (M, 1) or (M, ceil(K / 128)),
+weight_scale: (N,), float32; residual, y: (M, N) fp16 | bf16 | fp32, or y 8-bit with y_scale (M, ceil(N / 128)).
+Accumulator: int32 for int8 with one scale a row; else fp32, to which sums of at most 128 products are promoted (the
+tensor cores keep some 13 bits of fp8's on 89 and 90; int32 is exact). Persistent, as linear.
 Row scales come from layer_norm, scales of 128 columns from the product before (the activation after c_fc).
-MMA: wgmma on 90, tcgen05 on 100, mma.sync on 89, 120 (none before). Loads: TMA from 90 on, 16-byte cp.async on 89.
+MMA: wgmma on 90, tcgen05 on 100 for fp8, else mma.sync (fp8: from 89). Loads: TMA from 90 on, 16-byte cp.async before.
 Bound by the tensor cores at 2 M N K operations. Source: Micikevicius et al. 2022, arXiv:2209.05433.
 """
 
@@ -20,7 +21,8 @@ import triton
 import triton.language as tl
 
 from clipfast.errors import ConfigurationError
-from clipfast.kernels.configs import GROUP_M, LINEAR_FP8, Hardware, Tile, hardware_of
+from clipfast.kernels.configs import GROUP_M, LINEAR_8BIT, Hardware, Tile, hardware_of
+from clipfast.kernels.layer_norm import QUANTISED_LIMIT
 from clipfast.kernels.linear import ACTIVATIONS, activate, described, finish, tile_position
 from clipfast.kernels.operands import (
     check_matrix,
@@ -30,16 +32,15 @@ from clipfast.kernels.operands import (
     row_stride,
 )
 
-FP8 = torch.float8_e4m3fn
+FP8, INT8 = QUANTISED_LIMIT
 GROUP = 128
 _GROUP = tl.constexpr(GROUP)
-_LARGEST = tl.constexpr(448.0)
 
 
 @triton.jit
 def _finish_quantised(
     acc, y, y_scale_ptr, bias_ptr, stride_y, M, N, row, column,
-    ACTIVATION: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    ACTIVATION: tl.constexpr, DESCRIPTORS: tl.constexpr, LIMIT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Stores the tile's outputs, a group of columns at a time, each row of it with its own scale."""
@@ -48,11 +49,11 @@ def _finish_quantised(
         left, right = acc.reshape(BLOCK_M, 2, HALF).permute(0, 2, 1).split()
         _finish_quantised(
             left, y, y_scale_ptr, bias_ptr, stride_y, M, N, row, column,
-            ACTIVATION, DESCRIPTORS, BLOCK_M, HALF,
+            ACTIVATION, DESCRIPTORS, LIMIT, BLOCK_M, HALF,
         )  # fmt: skip
         _finish_quantised(
             right, y, y_scale_ptr, bias_ptr, stride_y, M, N, row, column + HALF,
-            ACTIVATION, DESCRIPTORS, BLOCK_M, HALF,
+            ACTIVATION, DESCRIPTORS, LIMIT, BLOCK_M, HALF,
         )  # fmt: skip
     else:
         rows = row + tl.arange(0, BLOCK_M)
@@ -61,11 +62,13 @@ def _finish_quantised(
             acc += tl.load(bias_ptr + columns, mask=columns < N, other=0.0).to(tl.float32)[None, :]
         acc = activate(acc, ACTIVATION)
         largest = tl.max(tl.abs(acc), axis=1)
-        scale = tl.where(largest > 0.0, largest / _LARGEST, 1.0)
+        scale = tl.where(largest > 0.0, largest / LIMIT, 1.0)
         groups = tl.cdiv(N, _GROUP)
         real = (rows < M) & (column < N)
         tl.store(y_scale_ptr + rows.to(tl.int64) * groups + column // _GROUP, scale, mask=real)
         acc = acc / scale[:, None]
+        if LIMIT == 127.0:
+            acc = tl.floor(acc + 0.5)
         if DESCRIPTORS:
             y.store([row, column], acc.to(y.dtype))
         else:
@@ -75,10 +78,10 @@ def _finish_quantised(
 
 
 @triton.jit
-def _linear_fp8_kernel(
+def _linear_8bit_kernel(
     y, y_scale_ptr, x, weight, x_scale_ptr, weight_scale_ptr, bias_ptr, residual,
     stride_y, stride_x, stride_weight, stride_residual, groups, M, N, K,
-    ACTIVATION: tl.constexpr, DESCRIPTORS: tl.constexpr, GROUPED: tl.constexpr,
+    ACTIVATION: tl.constexpr, DESCRIPTORS: tl.constexpr, GROUPED: tl.constexpr, LIMIT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     SLICE_N: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
@@ -94,7 +97,8 @@ def _linear_fp8_kernel(
         columns = column + tl.arange(0, BLOCK_N)
         inner = tl.arange(0, BLOCK_K)
         scales_ptr = x_scale_ptr + rows.to(tl.int64) * groups
-        acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        IN_INT32: tl.constexpr = LIMIT == 127.0 and not GROUPED
+        sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32 if IN_INT32 else tl.float32)
         for k in range(0, K, BLOCK_K):
             if DESCRIPTORS:
                 a = x.load([row, k])
@@ -105,13 +109,17 @@ def _linear_fp8_kernel(
                 b_offsets = columns.to(tl.int64)[:, None] * stride_weight + k + inner[None, :]
                 a = tl.load(x + a_offsets, mask=(rows < M)[:, None] & real, other=0.0)
                 b = tl.load(weight + b_offsets, mask=(columns < N)[:, None] & real, other=0.0)
-            # The limit also keeps the compiler from adding into the tensor cores' own accumulator.
-            product = tl.dot(a, b.T, max_num_imprecise_acc=BLOCK_K)
-            if GROUPED:
-                scale = tl.load(scales_ptr + k // BLOCK_K, mask=rows < M, other=0.0)
-                product *= scale[:, None]
-            acc += product
+            if IN_INT32:
+                sums = tl.dot(a, b.T, sums, out_dtype=tl.int32)
+            else:
+                # The limit also keeps the compiler from adding into the tensor cores' own accumulator.
+                product = tl.dot(a, b.T, max_num_imprecise_acc=BLOCK_K).to(tl.float32)
+                if GROUPED:
+                    scale = tl.load(scales_ptr + k // BLOCK_K, mask=rows < M, other=0.0)
+                    product *= scale[:, None]
+                sums += product
 
+        acc = sums.to(tl.float32)
         weight_scale = tl.load(weight_scale_ptr + columns, mask=columns < N, other=0.0)
         acc *= weight_scale[None, :]
         if not GROUPED:
@@ -119,7 +127,7 @@ def _linear_fp8_kernel(
         if y_scale_ptr is not None:
             _finish_quantised(
                 acc, y, y_scale_ptr, bias_ptr, stride_y, M, N, row, column,
-                ACTIVATION, DESCRIPTORS, BLOCK_M, BLOCK_N,
+                ACTIVATION, DESCRIPTORS, LIMIT, BLOCK_M, BLOCK_N,
             )  # fmt: skip
         else:
             finish(
@@ -128,7 +136,7 @@ def _linear_fp8_kernel(
             )  # fmt: skip
 
 
-def linear_fp8(
+def linear_8bit(
     x: torch.Tensor,
     x_scale: torch.Tensor,
     weight: torch.Tensor,
@@ -141,15 +149,15 @@ def linear_fp8(
     out: torch.Tensor | None = None,
     hardware: Hardware | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """y = activation(x_scale * weight_scale * (x @ weight^T) + bias) + residual, and y's scales when it is fp8.
+    """y = activation(x_scale * weight_scale * (x @ weight^T) + bias) + residual, and y's scales when it is 8-bit.
 
     Args:
-        x: (M, K) fp8 e4m3. x_scale: (M, 1) float32, or (M, ceil(K / 128)), one for each 128 columns.
-        weight: (N, K) fp8 e4m3. weight_scale: (N,) float32. bias: (N,) or None.
+        x: (M, K) fp8 e4m3 or int8. x_scale: (M, 1) float32, or (M, ceil(K / 128)), one for each 128 columns.
+        weight: (N, K) in x's dtype. weight_scale: (N,) float32. bias: (N,) or None.
         activation: one of `linear.ACTIVATIONS`. residual: (M, N) or None; y has its dtype, else `dtype`.
-        dtype: of y; torch.float8_e4m3fn quantises each row's groups of 128 columns (without a residual).
+        dtype: of y; x's quantises each row's groups of 128 columns (without a residual).
         out: where y goes, a fresh tensor when None. hardware: whose tiles to use, the device's when None.
-    Returns: y (M, N); its scales (M, ceil(N / 128)) float32 when it is fp8, else None. float32 accumulation.
+    Returns: y (M, N); its scales (M, ceil(N / 128)) float32 when it is 8-bit, else None.
     Raises:
         ConfigurationError: a shape, stride, dtype or activation is not as written above.
 
@@ -166,12 +174,12 @@ def linear_fp8(
     _check_options(x, weight, x_scale, activation, residual, dtype)
     y = flat_output(out, x, (rows, columns), dtype if residual is None else residual.dtype)
     y_scale = None
-    if y.dtype == FP8:
+    if y.dtype == x.dtype:
         groups = triton.cdiv(columns, GROUP)
         y_scale = torch.empty(rows, groups, dtype=torch.float32, device=x.device)
     if rows and columns:
         hardware = hardware or hardware_of(x.device)
-        tile = LINEAR_FP8[hardware.family]
+        tile = LINEAR_8BIT[hardware.family]
         operands = (x, x_scale.contiguous(), weight, weight_scale, bias, residual)
         _launch(tile, hardware, y, y_scale, *operands, activation=activation)
     return y, y_scale
@@ -185,18 +193,20 @@ def _check_options(
     residual: torch.Tensor | None,
     dtype: torch.dtype,
 ) -> None:
-    if x.dtype != FP8 or weight.dtype != FP8:
+    if x.dtype not in QUANTISED_LIMIT or weight.dtype != x.dtype:
         raise ConfigurationError(
-            f"x and weight have dtypes {x.dtype}, {weight.dtype}; expected {FP8}"
+            f"x and weight have dtypes {x.dtype}, {weight.dtype}; expected {FP8} or {INT8}, both the same"
         )
+    if dtype != x.dtype and dtype in QUANTISED_LIMIT:
+        raise ConfigurationError(f"dtype={dtype}; expected a wider one than x's, or x's, {x.dtype}")
     if x_scale.shape[1] not in (1, triton.cdiv(x.shape[1], GROUP)):
         raise ConfigurationError(
             f"x_scale has {x_scale.shape[1]} columns; expected 1, or one for each {GROUP} of x's"
         )
     if activation not in ACTIVATIONS:
         raise ConfigurationError(f"activation={activation!r}; expected one of {ACTIVATIONS}")
-    if dtype == FP8 and residual is not None:
-        raise ConfigurationError("an fp8 output got a residual; expected none")
+    if dtype == x.dtype and residual is not None:
+        raise ConfigurationError("an 8-bit output got a residual; expected none")
 
 
 def _launch(
@@ -225,17 +235,19 @@ def _launch(
     programs = min(
         hardware.multiprocessors, triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n)
     )
-    _linear_fp8_kernel[(programs,)](
+    _linear_8bit_kernel[(programs,)](
         y_tiles, y_scale, x_tiles, weight_tiles, x_scale, weight_scale, bias, residual_tiles,
         *strides, groups, rows, columns, depth,
         ACTIVATION=activation, DESCRIPTORS=descriptors, GROUPED=groups > 1,
+        LIMIT=QUANTISED_LIMIT[x.dtype],
         BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, SLICE_N=tile.slice_n, GROUP_M=GROUP_M,
         num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
 
 
-def unsupported_reason(architecture: int) -> str | None:
-    """None when the architecture multiplies 8-bit floats, else the sentence why not."""
-    if architecture < 89:
-        return f"fp8 products need compute capability 8.9 or newer, not {architecture / 10:.1f}"
+def unsupported_reason(dtype: torch.dtype, architecture: int) -> str | None:
+    """None when the architecture multiplies fp8 or int8, whichever dtype is, else the sentence why not."""
+    name, first = ("fp8", 89) if dtype == FP8 else ("int8", 80)
+    if architecture < first:
+        return f"{name} products need compute capability {first / 10:.1f} or newer, not {architecture / 10:.1f}"
     return None
