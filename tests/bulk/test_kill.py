@@ -145,7 +145,7 @@ def disk(tmp_path):
     if os.geteuid() != 0 or not mount(folder, "256k"):
         pytest.skip("only root may mount a small tmpfs")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)  # whoever looks at it may leave later
 
 
 @pytest.mark.parametrize("form", ["clip-retrieval", "npy", "parquet"])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from benchmarks.peers.modules import import_open_clip, make_torchvision_importable
 from clipfast.config import ModelConfig
-from tests.weights import Weights, open_clip_config, save_as
+from tests.weights import Weights, open_clip_config
 
 Tensor = torch.Tensor
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -33,9 +33,9 @@ def transformers_model(directory: Path) -> torch.nn.Module:
     return model.eval()
 
 
-def transformers_forward(weights: Weights, config: ModelConfig, folder: Path) -> Forward:
-    """CLIPModel over the same weights: (normalised pixels, padded ids) -> unit image and text rows."""
-    model = transformers_model(save_as("hf", weights, config, folder))
+def transformers_forward(directory: Path) -> Forward:
+    """CLIPModel over a Hugging Face directory: (normalised pixels, padded ids) -> unit image and text rows."""
+    model = transformers_model(directory)
 
     def forward(pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
