@@ -279,5 +279,6 @@ def test_ten_thousand_mixed_items_keep_their_order() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_ten_thousand_mixed_requests_keep_their_order() -> None:
     check_mixed(6, requests=10_000)
