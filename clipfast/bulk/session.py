@@ -47,7 +47,7 @@ class Session:
         index, workers = settings.shard_index, settings.num_shards
         shards = plan.of_worker(index, workers)
         begun = None if settings.overwrite else read_job(self.folder)
-        usual = begun.batch_size if begun else BATCH_SIZE.get(facts.device, 256)
+        usual = begun.batch_size if begun else BATCH_SIZE
         job = job_of(facts, plan, settings, settings.batch_size or usual)
         if settings.overwrite:
             replace_job(self.folder, job, shards, index, workers)

