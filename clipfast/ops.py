@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal, Protocol
+from typing import Literal, Protocol, overload
 
 import torch
 
@@ -90,7 +90,9 @@ class LayerNorm(Protocol):
         ...
 
 
-class Linear(Protocol):
+class Product(Protocol):
+    """`Linear` without row_scale and return_row_stats, which `backends.reference.with_row_options` adds."""
+
     def __call__(
         self,
         x: Tensor,
@@ -99,14 +101,55 @@ class Linear(Protocol):
         *,
         activation: LinearActivation | None = None,
         residual: Tensor | None = None,
-    ) -> Tensor:
-        """y = activation(x @ weight^T + bias) + residual.
+    ) -> Tensor: ...
+
+
+class Linear(Protocol):
+    @overload
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        activation: LinearActivation | None = None,
+        residual: Tensor | None = None,
+        row_scale: Tensor | None = None,
+        return_row_stats: Literal[False] = False,
+    ) -> Tensor: ...
+    @overload
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        activation: LinearActivation | None = None,
+        residual: Tensor | None = None,
+        row_scale: Tensor | None = None,
+        return_row_stats: Literal[True],
+    ) -> tuple[Tensor, Tensor]: ...
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        activation: LinearActivation | None = None,
+        residual: Tensor | None = None,
+        row_scale: Tensor | None = None,
+        return_row_stats: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """y = activation(row_scale * (x @ weight^T) + bias) + residual.
 
         Args:
             x: (M, K). weight: (N, K), same dtype. bias: (N,) or None.
             activation: "gelu" is exact (erf); "silu" is x * sigmoid(x); "quick_gelu" is x * sigmoid(1.702 x).
             residual: (M, N) or None; may be wider than x.
-        Returns: y (M, N) in the residual's dtype, else x's; float32 accumulation.
+            row_scale: (M,) float32 or None, e.g. the reciprocal RMS of a LayerNorm whose mean is folded away.
+            return_row_stats: also return the row sums of squares of y, for the next row_scale.
+        Returns: y (M, N) in the residual's dtype, else x's; float32 accumulation. With return_row_stats
+            the pair (y, stats), stats (M,) float32.
         """
         ...
 

@@ -18,7 +18,7 @@ from clipfast.backends.cpu_linear import prepare
 from clipfast.backends.cpu_operands import DTYPES, check_matrix, matrix, threads
 from clipfast.backends.cpu_quantised import multiplies_bytes, quantise
 from clipfast.backends.cpu_towers import TowerKernels
-from clipfast.backends.reference import REFERENCE
+from clipfast.backends.reference import REFERENCE, with_row_options
 from clipfast.errors import ConfigurationError, InputError, UnsupportedError
 from clipfast.ops import OPERATIONS, Ops, Tensor
 
@@ -98,7 +98,7 @@ def make_ops() -> Ops:
         name="cpu",
         patch_embed=towers.patch_embed,
         layer_norm=towers.layer_norm,
-        linear=towers.linear,
+        linear=with_row_options(towers.linear),
         attention=towers.attention,
         tree_attention=towers.tree_attention,
         attention_pool=towers.attention_pool,

@@ -22,8 +22,7 @@ import torch
 from clipfast.backends import reference
 from clipfast.backends.scaled import CODES, GROUP, INT8, Scaled, quantised, widened
 from clipfast.errors import UnsupportedError
-from clipfast.ops import Linear as LinearOperation
-from clipfast.ops import LinearActivation, Ops, Tensor, as_it_is
+from clipfast.ops import LinearActivation, Ops, Product, Tensor, as_it_is
 from clipfast.parameters import Block, Linear, Parameters, VisionTransformer
 
 
@@ -186,7 +185,7 @@ def ops_in_8_bits(
     return replace(
         base,
         layer_norm=layer_norm,
-        linear=_linear_of(base, kernels, dtype),
+        linear=reference.with_row_options(_linear_of(base, kernels, dtype)),
         stream=None,  # its LayerNorms quantise rows
         # Codes are made by `parameters_in_8_bits`; the LayerNorms before int8 keep powers of two (see above).
         quantise=as_it_is if kernels.codes == INT8 else None,
@@ -198,7 +197,7 @@ def ops_in_8_bits(
     )
 
 
-def _linear_of(base: Ops, kernels: Kernels, narrow: torch.dtype) -> LinearOperation:
+def _linear_of(base: Ops, kernels: Kernels, narrow: torch.dtype) -> Product:
     def linear(
         x: Tensor,
         weight: Tensor,

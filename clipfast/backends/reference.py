@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from clipfast.backends.resize_reference import resize_crop
-from clipfast.ops import LinearActivation, Ops, PrefixTree, Tensor
+from clipfast.ops import Linear, LinearActivation, Ops, PrefixTree, Product, Tensor
 
 # Rows of the gallery scored at a time, as elements of the (M, chunk) score block.
 _SCORE_BLOCK = 1 << 22
@@ -51,6 +51,30 @@ def linear(
 ) -> Tensor:
     y = activate(F.linear(x, weight, bias), activation)
     return y if residual is None else (y + residual).to(residual.dtype)
+
+
+def with_row_options(product: Product) -> Linear:
+    """A product with `Linear`'s row_scale and return_row_stats, computed apart."""
+
+    def with_options(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        activation: LinearActivation | None = None,
+        residual: Tensor | None = None,
+        row_scale: Tensor | None = None,
+        return_row_stats: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        if row_scale is None:
+            y = product(x, weight, bias, activation=activation, residual=residual)
+        else:
+            y = product(x, weight, None) * row_scale[:, None]
+            y = activate((y if bias is None else y + bias).to(x.dtype), activation)
+            y = y if residual is None else (y + residual).to(residual.dtype)
+        return (y, y.float().square().sum(dim=-1)) if return_row_stats else y
+
+    return with_options  # type: ignore[return-value]  # one body for the two overloads
 
 
 def activate(y: Tensor, activation: LinearActivation | None) -> Tensor:
@@ -225,7 +249,7 @@ REFERENCE = Ops(
     name="reference",
     patch_embed=patch_embed,
     layer_norm=layer_norm,
-    linear=linear,
+    linear=with_row_options(linear),
     attention=attention,
     tree_attention=tree_attention,
     attention_pool=attention_pool,

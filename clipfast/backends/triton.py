@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from clipfast.backends.reference import REFERENCE
+from clipfast.backends.reference import REFERENCE, with_row_options
 from clipfast.errors import UnsupportedError
 from clipfast.ops import LinearActivation, Ops, PrefixTree, Stream, StreamProducts, Tensor
 
@@ -60,7 +60,7 @@ def make_ops() -> Ops:
         name="triton",
         patch_embed=_patch_embed,
         layer_norm=_layer_norm,
-        linear=_linear,
+        linear=with_row_options(_linear),
         attention=_attention,
         tree_attention=_tree_attention,
         attention_pool=attention_pool,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from clipfast.backends.reference import REFERENCE
 from clipfast.backends.reference import linear as reference
+from clipfast.backends.triton import make_ops
 from clipfast.errors import ConfigurationError
 from clipfast.kernels.configs import Hardware
 from clipfast.kernels.linear import ACTIVATIONS, linear
@@ -88,6 +90,17 @@ def test_strided_operands_and_no_bias(operands: Operands, hardware: Hardware) ->
 def test_rows_that_no_descriptor_can_carry(operands: Operands, hardware: Hardware) -> None:
     x, weight, bias = layer(operands, 40, 64, 97, FP16)
     check(x[:, 1:], weight[:, 1:], bias, hardware)
+
+
+def test_row_options_of_the_backend(operands: Operands) -> None:
+    """What `ops.Linear` promises beside the product: scaled rows, and the squares of what comes out."""
+    x, weight, bias = layer(operands, 70, 96, 64, FP16)
+    options = {"activation": "silu", "row_scale": operands(70).exp(), "residual": operands(70, 96)}
+    y, squares = make_ops().linear(x, weight, bias, **options, return_row_stats=True)
+    wide = {name: v.double() if isinstance(v, torch.Tensor) else v for name, v in options.items()}
+    exact = REFERENCE.linear(x.double(), weight.double(), bias.double(), **wide)
+    assert_parity(y, exact, REFERENCE.linear(x, weight, bias, **options))
+    assert torch.equal(squares, y.float().square().sum(dim=1))
 
 
 @pytest.mark.parametrize("columns", [300, 17])

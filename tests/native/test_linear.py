@@ -7,7 +7,7 @@ import torch
 
 from clipfast.backends.cpu_linear import prepare
 from clipfast.backends.cpu_towers import TowerKernels
-from clipfast.backends.reference import REFERENCE
+from clipfast.backends.reference import REFERENCE, with_row_options
 from clipfast.errors import InputError
 from clipfast.parameters import Linear
 from tests.kernels.parity import DTYPES, Operands, assert_parity
@@ -23,11 +23,13 @@ def draw() -> Operands:
 
 def _assert_linear(towers: TowerKernels, x, weight, bias, **options) -> None:
     packed = prepare(Linear(weight, bias))
-    residual = options.pop("residual", None)
-    actual = towers.linear(x, packed.weight, packed.bias, residual=residual, **options)
-    plain = REFERENCE.linear(x, weight, bias, residual=residual, **options)
-    wide = [None if t is None else t.double() for t in (x, weight, bias, residual)]
-    exact = REFERENCE.linear(*wide[:3], residual=wide[3], **options)
+    residual, scale = options.pop("residual", None), options.pop("row_scale", None)
+    actual = with_row_options(towers.linear)(
+        x, packed.weight, packed.bias, residual=residual, row_scale=scale, **options
+    )
+    plain = REFERENCE.linear(x, weight, bias, residual=residual, row_scale=scale, **options)
+    wide = [None if t is None else t.double() for t in (x, weight, bias, residual, scale)]
+    exact = REFERENCE.linear(*wide[:3], residual=wide[3], row_scale=wide[4], **options)
     assert_parity(actual, exact, plain)
 
 
@@ -43,9 +45,18 @@ def test_products(towers, draw, dtype, shape) -> None:
 
 
 @pytest.mark.parametrize("activation", [None, "silu", "gelu", "quick_gelu", "relu"])
-def test_every_epilogue(towers, draw, activation) -> None:
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
+def test_every_epilogue(towers, draw, activation, scaled) -> None:
     x, weight, bias = draw(50, 64), draw(96, 64, std=0.125), draw(96)
-    _assert_linear(towers, x, weight, bias, activation=activation)
+    row_scale = draw(50).abs() if scaled else None
+    _assert_linear(towers, x, weight, bias, activation=activation, row_scale=row_scale)
+
+
+def test_row_statistics(towers, draw) -> None:
+    y, squares = with_row_options(towers.linear)(
+        draw(5, 8), draw(9, 8), None, return_row_stats=True
+    )
+    assert torch.equal(squares, y.square().sum(dim=1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
