@@ -75,6 +75,16 @@ def dequantise(
     isa: str,
     threads: int,
 ) -> None: ...
+def product(
+    x: TypedMatrix,  # or uint8
+    weight: tuple[int, int, int],  # address of the panels, units, features
+    bias: int,
+    scales: tuple[int, int, int],  # of bytes: addresses of correction, column and row scales
+    activation: str,
+    residual: TypedMatrix,
+    out: TypedMatrix,
+    threads: int,
+) -> None: ...
 def resize_crop(
     images: tuple[int, int, int, int, int],  # address, count, image stride, row stride, channels
     horizontal: tuple[int, int, int, int],  # source, resized, start, length

@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from clipfast import environment
+from clipfast.backends import cpu_linear, cpu_panels, cpu_quantised
 from clipfast.backends.cpu_convolution import convolution
-from clipfast.backends.cpu_linear import prepare
 from clipfast.backends.cpu_operands import DTYPES, check_matrix, matrix, threads
-from clipfast.backends.cpu_quantised import multiplies_bytes, quantise
 from clipfast.backends.cpu_towers import TowerKernels
 from clipfast.backends.reference import REFERENCE, with_row_options
 from clipfast.errors import ConfigurationError, InputError, UnsupportedError
@@ -93,6 +92,8 @@ def make_ops() -> Ops:
     """The operations, in C++ for the instruction set of `isa()` but for what is borrowed."""
     chosen = isa()
     cosines, towers = CosineKernels(chosen), TowerKernels(chosen)
+    products = cpu_panels if cpu_panels.are_fastest(chosen) else None
+    quantise = cpu_quantised.quantise if cpu_quantised.multiplies_bytes() else None
     return replace(
         REFERENCE,
         name="cpu",
@@ -106,17 +107,20 @@ def make_ops() -> Ops:
         similarity=cosines.similarity,
         top_k=cosines.top_k,
         unsupported_reason=_operation_reason,
-        prepare=prepare,
-        quantise=quantise if multiplies_bytes() else None,
-        adds_in_norm=True,
-        sources={name: _source(name, chosen) for name in OPERATIONS},
+        prepare=products.prepare if products else cpu_linear.prepare,
+        quantise=products.quantise if products else quantise,
+        adds_in_norm=products is None,
+        sources={
+            name: _source(name, chosen, own_products=products is not None) for name in OPERATIONS
+        },
     )
 
 
-def _source(name: str, chosen: str) -> str:
+def _source(name: str, chosen: str, *, own_products: bool) -> str:
     if name not in OWN_OPERATIONS:
         return "reference (torch)"
-    return f"cpu (oneDNN, {chosen})" if name in ("linear", "convolution") else f"cpu ({chosen})"
+    by_onednn = name == "convolution" or (name == "linear" and not own_products)
+    return f"cpu (oneDNN, {chosen})" if by_onednn else f"cpu ({chosen})"
 
 
 def _operation_reason(name: str, *, device: torch.device, dtype: torch.dtype) -> str | None:

@@ -3,8 +3,9 @@
     x ~ s[m] (q - z),  weight ~ w[n] r        y[m, n] = s[m] w[n] sum_k (q[m, k] - z) r[n, k]
 
 z is 128, and 32 after an activation, whose values are never much below zero: its steps are then almost half as wide.
-oneDNN multiplies the bytes and applies w[n]; what z adds is known beforehand and goes in as its bias. The row's
+Here oneDNN multiplies the bytes and applies w[n]; what z adds is known beforehand and goes in as its bias. The row's
 scale, the layer's bias, the activation and the residual follow in one pass, so that no 32-bit sums pass through memory.
+Where the products of `cpu_panels` are faster, only the rounding is from here.
 Source: per-token dynamic quantisation, Yao et al. 2022, arXiv:2206.01861.
 """
 
@@ -15,16 +16,45 @@ from typing import Any
 
 import torch
 
-from clipfast.backends import reference
 from clipfast.backends.cpu_linear import SplitLinear
-from clipfast.backends.cpu_operands import NO_MATRIX, check_matrix, matrix, threads, typed_matrix
+from clipfast.backends.cpu_operands import check_matrix, matrix, threads, typed_matrix
 from clipfast.ops import LinearActivation, Tensor
 from clipfast.parameters import Linear
 
 _LARGEST = 127
 _AROUND_ZERO, _ACTIVATED = 128, 32
-# Activations that the pass after the product applies.
-_FUSED = ("silu", "gelu")
+
+
+def zero_of(*, activated: bool) -> int:
+    """z of a layer's input."""
+    return _ACTIVATED if activated else _AROUND_ZERO
+
+
+def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """r (N, K) int8 and w (N,) float32: the nearest of 255 steps between the extremes of each output feature."""
+    wide = weight.float()
+    scale = wide.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / _LARGEST
+    return torch.round(wide / scale[:, None]).to(torch.int8), scale
+
+
+@dataclass(frozen=True)
+class QuantisedRows:
+    """q (M, K) uint8 around a zero, and s (M,) float32."""
+
+    codes: Tensor
+    scale: Tensor
+
+    @staticmethod
+    def of(x: Tensor, zero: int, isa: str) -> QuantisedRows:
+        """Raises: InputError."""
+        from clipfast import _native
+
+        check_matrix("linear", x)
+        codes, scale = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x))
+        _native.quantise(
+            typed_matrix(x), matrix(codes), scale.data_ptr(), zero, x.shape[1], isa, threads()
+        )
+        return QuantisedRows(codes, scale)
 
 
 class QuantisedWeight(torch.Tensor):
@@ -42,17 +72,15 @@ class QuantisedWeight(torch.Tensor):
     @staticmethod
     def of(weight: Tensor, zero: int = _AROUND_ZERO) -> QuantisedWeight:
         """Rounded to the nearest of 255 steps between the extremes of each output feature."""
-        wide = weight.float()
-        scale = wide.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / _LARGEST
-        rounded = torch.round(wide / scale[:, None]).to(torch.int8)
+        codes, scale = rounded(weight)
         quantised = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001
             QuantisedWeight, weight.shape, dtype=weight.dtype
         )
         assert isinstance(quantised, QuantisedWeight)
-        quantised.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
+        quantised.packed = torch.ops.onednn.qlinear_prepack(codes, None)
         quantised.scale = scale
         quantised.zero = zero
-        quantised.shift = -zero * rounded.sum(dim=1).float() * scale
+        quantised.shift = -zero * codes.sum(dim=1).float() * scale
         return quantised
 
     @classmethod
@@ -71,8 +99,7 @@ def multiplies_bytes() -> bool:
 
 def quantise(linear: Linear, boundary: int | None = None, *, activated: bool = False) -> Linear:
     """The layer with an int8 weight; arguments as `ops.Prepare`."""
-    zero = _ACTIVATED if activated else _AROUND_ZERO
-    weight, bias = QuantisedWeight.of(linear.weight, zero), linear.bias
+    weight, bias = QuantisedWeight.of(linear.weight, zero_of(activated=activated)), linear.bias
     bias = None if bias is None else bias.float()
     if boundary is None:
         return Linear(weight, bias)
@@ -97,39 +124,16 @@ class QuantisedProducts:
     ) -> Tensor:
         """activation(x @ weight^T + bias) + residual: (M, N) in the residual's dtype, else x's.
 
+        Args:
+            activation: None, "silu" or "gelu".
         Raises: InputError.
         """
-        if len(x) == 0:
-            return (x if residual is None else residual).new_empty(0, weight.shape[0])
-        rows, row_scale = self._quantise(x, weight.zero)
+        rows = QuantisedRows.of(x, weight.zero, self.isa)
         y = torch.ops.onednn.qlinear_pointwise(
-            rows, 1.0, 0, weight.packed, weight.scale, _no_zero_points(weight), weight.shift,
+            rows.codes, 1.0, 0, weight.packed, weight.scale, _no_zero_points(weight), weight.shift,
             1.0, 0, x.dtype, "none", [], "none",
         )  # fmt: skip
-        fused = activation if activation in _FUSED else None
-        inside = fused == activation  # else it comes between, and the residual after it
-        out = self._dequantise(y, row_scale, bias, fused, residual if inside else None)
-        if inside:
-            return out
-        out = reference.activate(out, activation)
-        return out if residual is None else (out + residual).to(residual.dtype)
-
-    def _quantise(self, x: Tensor, zero: int = _AROUND_ZERO) -> tuple[Tensor, Tensor]:
-        """(M, K) uint8 around `zero`, and the scale of each row, (M,) float32."""
-        from clipfast import _native
-
-        check_matrix("linear", x)
-        rows, row_scale = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x))
-        _native.quantise(
-            typed_matrix(x),
-            matrix(rows),
-            row_scale.data_ptr(),
-            zero,
-            x.shape[1],
-            self.isa,
-            threads(),
-        )
-        return rows, row_scale
+        return self._dequantise(y, rows.scale, bias, activation, residual)
 
     def _dequantise(
         self,
@@ -149,7 +153,7 @@ class QuantisedProducts:
             row_scale.data_ptr(),
             0 if bias is None else bias.data_ptr(),
             activation or "none",
-            NO_MATRIX if residual is None else typed_matrix(residual),
+            typed_matrix(residual),
             typed_matrix(out),
             y.shape[1],
             self.isa,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from clipfast.backends import reference
+from clipfast.backends import cpu_panels, reference
 from clipfast.backends.cpu_linear import product
 from clipfast.backends.cpu_operands import (
     DTYPES,
@@ -16,9 +16,13 @@ from clipfast.backends.cpu_operands import (
     threads,
     typed_matrix,
 )
+from clipfast.backends.cpu_panels import PanelWeight
 from clipfast.backends.cpu_quantised import QuantisedProducts, QuantisedWeight
 from clipfast.errors import InputError
 from clipfast.ops import LinearActivation, PrefixTree, Tensor
+
+# Activations that products apply to their own sums; others follow.
+_FUSED = (None, "silu", "gelu")
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,19 @@ class TowerKernels:
         activation: LinearActivation | None = None,
         residual: Tensor | None = None,
     ) -> Tensor:
-        """See `clipfast.ops.Linear`; the weight may come from `cpu_linear.prepare` or `cpu_quantised.quantise`."""
-        if isinstance(weight, QuantisedWeight):
-            products = QuantisedProducts(self.isa)
-            return products.linear(x, weight, bias, activation=activation, residual=residual)
-        y = product(x, weight, bias, activation)
-        return y if residual is None else self.add(y, residual)
+        """See `clipfast.ops.Linear`; the weight may be as any `Prepare` of the CPU's left it."""
+        if len(x) == 0:
+            return (x if residual is None else residual).new_empty(0, weight.shape[0])
+        if not isinstance(weight, PanelWeight | QuantisedWeight):
+            y = product(x, weight, bias, activation)
+            return y if residual is None else self.add(y, residual)
+        if activation not in _FUSED:
+            y = reference.activate(self.linear(x, weight, bias), activation)
+            return y if residual is None else (y + residual).to(residual.dtype)
+        if isinstance(weight, PanelWeight):
+            return cpu_panels.product(x, weight, bias, activation, residual, self.isa)
+        products = QuantisedProducts(self.isa)
+        return products.linear(x, weight, bias, activation=activation, residual=residual)
 
     def patch_embed(
         self,
@@ -112,7 +123,7 @@ class TowerKernels:
             return reference.patch_embed(pixels, weight, bias, class_row, positions)
         images, width = len(pixels), weight.shape[0]
         rows = self._patches(pixels, weight)
-        embedded = product(rows, weight, bias).view(images, len(positions), width)
+        embedded = self.linear(rows, weight, bias).view(images, len(positions), width)
         out = torch.empty(images, len(positions) + 1, width, dtype=weight.dtype)
         out[:, 0] = class_row
         out[:, 1:] = embedded + positions

@@ -5,9 +5,9 @@
 #include <limits>
 #include <vector>
 
+#include "cpu/activation.h"
 #include "cpu/parallel.h"
 #include "cpu/row_convert.h"
-#include "cpu/vector_exp.h"
 
 #if defined(__x86_64__)
 #define AVX2 __attribute__((target("avx2,fma")))
@@ -21,11 +21,6 @@ namespace {
 constexpr int kTop = 255;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr std::int64_t kFill = 16;  // elements after a row that may be read and written
-
-// erf(z) = 1 - t (a1 + t (a2 + ...)) exp(-z^2), t = 1 / (1 + p z), z >= 0.
-constexpr float kErfP = 0.3275911f, kErf1 = 0.254829592f, kErf2 = -0.284496736f;
-constexpr float kErf3 = 1.421413741f, kErf4 = -1.453152027f, kErf5 = 1.061405429f;
-constexpr float kRootHalf = 0.70710678f;
 
 struct Extremes {
     float lowest, highest;  // at most, at least zero; NaN where the row has one
@@ -59,18 +54,6 @@ void to_bytes_serial(const float* x, std::int64_t count, float inverse, int zero
         const long byte = scaled == scaled ? std::lrint(scaled) + zero : zero;
         out[i] = static_cast<std::uint8_t>(std::clamp<long>(byte, 0, kTop));
     }
-}
-
-float activate(float y, Activation activation) {
-    switch (activation) {
-        case Activation::none:
-            return y;
-        case Activation::silu:
-            return y / (1 + std::exp(-y));
-        case Activation::gelu:
-            return 0.5f * y * (1 + std::erf(y * kRootHalf));
-    }
-    return y;
 }
 
 void finish_serial(float* y, std::int64_t count, float scale, const float* bias,
@@ -118,27 +101,6 @@ AVX2 void to_bytes_avx2(const float* x, std::int64_t count, float inverse, int z
         _mm_store_si128(reinterpret_cast<__m128i*>(bytes), _mm_packus_epi16(words, words));
         std::memcpy(out + i, bytes, count - i < 8 ? count - i : 8);
     }
-}
-
-AVX2 INLINE __m256 activate_avx2(__m256 y, Activation activation) {
-    const __m256 one = _mm256_set1_ps(1), sign = _mm256_set1_ps(-0.0f);
-    if (activation == Activation::silu) {
-        const __m256 e = exp_avx2(_mm256_or_ps(sign, y));
-        const __m256 upper = _mm256_blendv_ps(y, _mm256_mul_ps(y, e), y);
-        return _mm256_div_ps(upper, _mm256_add_ps(one, e));
-    }
-    if (activation == Activation::none) return y;
-    const __m256 z = _mm256_mul_ps(_mm256_andnot_ps(sign, y), _mm256_set1_ps(kRootHalf));
-    const __m256 t = _mm256_div_ps(one, _mm256_fmadd_ps(z, _mm256_set1_ps(kErfP), one));
-    __m256 p = _mm256_set1_ps(kErf5);
-    p = _mm256_fmadd_ps(p, t, _mm256_set1_ps(kErf4));
-    p = _mm256_fmadd_ps(p, t, _mm256_set1_ps(kErf3));
-    p = _mm256_fmadd_ps(p, t, _mm256_set1_ps(kErf2));
-    p = _mm256_fmadd_ps(p, t, _mm256_set1_ps(kErf1));
-    const __m256 e = exp_avx2(_mm256_xor_ps(sign, _mm256_mul_ps(z, z)));
-    const __m256 tail = _mm256_mul_ps(_mm256_mul_ps(p, t), e);  // 1 - erf(z)
-    const __m256 half = _mm256_mul_ps(_mm256_set1_ps(0.5f), y);
-    return _mm256_mul_ps(half, _mm256_blendv_ps(_mm256_sub_ps(_mm256_set1_ps(2), tail), tail, y));
 }
 
 template <Activation activation>
@@ -194,34 +156,12 @@ AVX512 void to_bytes_avx512(const float* x, std::int64_t count, float inverse, i
     }
 }
 
-AVX512 INLINE __m512 activate_avx512(__m512 y, Activation activation) {
-    const __m512 one = _mm512_set1_ps(1);
-    if (activation == Activation::silu) {
-        const __m512 e = exp_avx512(_mm512_sub_ps(_mm512_setzero_ps(), y));
-        return _mm512_div_ps(y, _mm512_add_ps(one, e));
-    }
-    if (activation == Activation::none) return y;
-    const __m512 z = _mm512_mul_ps(_mm512_abs_ps(y), _mm512_set1_ps(kRootHalf));
-    const __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(z, _mm512_set1_ps(kErfP), one));
-    __m512 p = _mm512_set1_ps(kErf5);
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(kErf4));
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(kErf3));
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(kErf2));
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(kErf1));
-    const __m512 e = exp_avx512(_mm512_fnmadd_ps(z, z, _mm512_setzero_ps()));
-    const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(p, t), e);  // 1 - erf(z)
-    const __mmask16 negative = _mm512_cmp_ps_mask(y, _mm512_setzero_ps(), _CMP_LT_OQ);
-    const __m512 twice_phi =
-        _mm512_mask_mov_ps(_mm512_sub_ps(_mm512_set1_ps(2), tail), negative, tail);
-    return _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(0.5f), y), twice_phi);
-}
-
 template <Activation activation>
 AVX512 void finish_as_avx512(float* y, std::int64_t count, float scale, const float* bias) {
     for (std::int64_t i = 0; i < count; i += 16) {
         const __m512 shift = bias ? _mm512_loadu_ps(bias + i) : _mm512_setzero_ps();
         const __m512 x = _mm512_fmadd_ps(_mm512_set1_ps(scale), _mm512_loadu_ps(y + i), shift);
-        _mm512_storeu_ps(y + i, activate_avx512(x, activation));
+        _mm512_storeu_ps(y + i, activate_avx512<false>(x, activation));
     }
 }
 

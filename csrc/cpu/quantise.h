@@ -4,11 +4,11 @@
 //                out[i][k] = round(x[i][k] / s[i]) + zero
 //   dequantise   out[i][n] = activation(s[i] * y[i][n] + bias[n]) + residual[i][n]
 //
-// A row of zeros has s = 0 and bytes `zero`; a row with NaN has s = NaN. Arithmetic is float32;
-// GELU is within 2e-7 of the exact one. Bound by bandwidth. Source: per-token dynamic quantisation,
-// Yao et al. 2022, arXiv:2206.01861; erf: Abramowitz and Stegun, 7.1.26.
+// A row of zeros has s = 0 and bytes `zero`; a row with NaN has s = NaN. Arithmetic is float32.
+// Bound by bandwidth. Source: per-token dynamic quantisation, Yao et al. 2022, arXiv:2206.01861.
 #pragma once
 
+#include "cpu/activation.h"
 #include "cpu/cpu_features.h"
 #include "cpu/typed_matrix.h"
 
@@ -23,8 +23,6 @@ struct QuantiseProblem {
     Isa isa;
     int threads;
 };
-
-enum class Activation { none, silu, gelu };
 
 struct DequantiseProblem {
     TypedMatrix y;

@@ -1,5 +1,6 @@
 // exp of a register of float32, within 2 ulp; below exp(-87) it is zero, and NaN stays NaN.
-// Source of the polynomial: Cephes, expf.
+// exp_coarse is within 3e-6, relative: for what bfloat16 will round.
+// Source of the polynomial: Cephes, expf; of the coarse one: minimax of 2^f, |f| <= 1/2.
 #pragma once
 
 #if defined(__x86_64__)
@@ -59,6 +60,21 @@ AVX512 INLINE __m512 exp_avx512(__m512 x) {
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(kC0));
     p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
     return _mm512_maskz_scalef_ps(stays, p, n);
+}
+
+constexpr float kD4 = 0.00957009662f, kD3 = 0.0559178591f, kD2 = 0.240247443f;
+constexpr float kD1 = 0.693121791f, kD0 = 0.999999285f;
+
+AVX512 INLINE __m512 exp_coarse_avx512(__m512 x) {
+    const __m512 power = _mm512_mul_ps(x, _mm512_set1_ps(kLog2E));
+    const __m512 n = _mm512_roundscale_ps(power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512 f = _mm512_sub_ps(power, n);
+    __m512 p = _mm512_set1_ps(kD4);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kD3));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kD2));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kD1));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kD0));
+    return _mm512_scalef_ps(p, n);
 }
 
 }  // namespace clipfast

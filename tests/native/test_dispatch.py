@@ -185,6 +185,7 @@ def test_processors_that_saturate_products_of_bytes_have_no_int8(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx2": True})
+    monkeypatch.setenv("CLIPFAST_ISA", "avx2")
     assert cpu.make_ops().quantise is None
     with pytest.raises(UnsupportedError, match="backend 'cpu' has no int8 kernels; Triton's run"):
         clipfast.load("demo", precision="int8", backend="cpu")

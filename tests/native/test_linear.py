@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipfast.backends.cpu_linear import prepare
+from clipfast.backends import cpu_linear, cpu_panels
+from clipfast.backends.cpu_panels import PanelWeight
 from clipfast.backends.cpu_towers import TowerKernels
 from clipfast.backends.reference import REFERENCE, with_row_options
 from clipfast.errors import InputError
 from clipfast.parameters import Linear
-from tests.kernels.parity import DTYPES, Operands, assert_parity
+from tests.kernels.parity import DTYPES, Operands, assert_parity, strided
 from tests.native.kernels import needs_native
+from tests.tolerances import CPU_GELU
 
 pytestmark = needs_native
 
@@ -21,7 +23,17 @@ def draw() -> Operands:
     return Operands(torch.device("cpu"))
 
 
-def _assert_linear(towers: TowerKernels, x, weight, bias, **options) -> None:
+@pytest.fixture(params=[cpu_linear, cpu_panels], ids=["onednn", "panels"])
+def prepare(request: pytest.FixtureRequest):
+    """Both ways to pack a layer; panels where this processor has what multiplies them."""
+    from clipfast import _native
+
+    if request.param is cpu_panels and "avx512_bf16" not in _native.supported_isas():
+        pytest.skip("this processor lacks avx512_bf16")
+    return request.param.prepare
+
+
+def _assert_linear(towers: TowerKernels, prepare, x, weight, bias, **options) -> None:
     packed = prepare(Linear(weight, bias))
     residual, scale = options.pop("residual", None), options.pop("row_scale", None)
     actual = with_row_options(towers.linear)(
@@ -34,22 +46,69 @@ def _assert_linear(towers: TowerKernels, x, weight, bias, **options) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(50, 64, 96), (1, 33, 17), (13, 7, 1), (100, 192, 64)])
-def test_products(towers, draw, dtype, shape) -> None:
+@pytest.mark.parametrize(
+    "shape", [(50, 64, 96), (1, 33, 17), (13, 7, 1), (100, 192, 64), (7, 588, 130)]
+)
+def test_products(towers, prepare, draw, dtype, shape) -> None:
     rows, inner, outer = shape
     x, weight = draw(rows, inner, dtype=dtype), draw(outer, inner, dtype=dtype, std=inner**-0.5)
     bias, residual = draw(outer, dtype=dtype), draw(rows, outer)
-    _assert_linear(towers, x, weight, bias)
-    _assert_linear(towers, x, weight, None, residual=residual)
-    _assert_linear(towers, x, weight, bias, activation="silu", residual=residual)
+    _assert_linear(towers, prepare, x, weight, bias)
+    _assert_linear(towers, prepare, x, weight, None, residual=residual)
+    _assert_linear(towers, prepare, x, weight, bias, activation="silu", residual=residual)
 
 
 @pytest.mark.parametrize("activation", [None, "silu", "gelu", "quick_gelu", "relu"])
 @pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
-def test_every_epilogue(towers, draw, activation, scaled) -> None:
+def test_every_epilogue(towers, prepare, draw, activation, scaled) -> None:
     x, weight, bias = draw(50, 64), draw(96, 64, std=0.125), draw(96)
     row_scale = draw(50).abs() if scaled else None
-    _assert_linear(towers, x, weight, bias, activation=activation, row_scale=row_scale)
+    _assert_linear(towers, prepare, x, weight, bias, activation=activation, row_scale=row_scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("activation", [None, "silu", "gelu"])
+def test_rows_through_panels_depend_on_nothing_else(draw, dtype, activation) -> None:
+    """The same bits beside any number of other rows, on any number of threads, from rows with gaps between them."""
+    layer = cpu_panels.prepare(Linear(draw(130, 64, dtype=dtype), draw(130, dtype=dtype)))
+    assert isinstance(layer.weight, PanelWeight)
+    x, residual = draw(601, 64, dtype=dtype), draw(601, 130)
+    towers = TowerKernels("avx512_bf16")
+
+    def rows(part: slice, **options) -> torch.Tensor:
+        return towers.linear(
+            strided(x)[part], layer.weight, layer.bias, residual=residual[part], **options
+        )
+
+    whole = rows(slice(None), activation=activation)
+    for part in (slice(0, 1), slice(3, 9), slice(300, 601)):
+        assert torch.equal(rows(part, activation=activation), whole[part])
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(5)
+        assert torch.equal(rows(slice(None), activation=activation), whole)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_activations_of_extreme_sums(draw, dtype, activation) -> None:
+    extremes = [0.0, -0.0, 1e-30, -1e-30, -3.0, 88.0, -88.0, 3e4, -3e4, 1e38, -1e38, torch.nan]
+    x = torch.zeros(len(extremes), 2, dtype=dtype)
+    x[:, 0] = torch.tensor(extremes)
+    layer = cpu_panels.prepare(Linear(torch.tensor([[1.0, 0.0]]).to(dtype)))
+    actual = TowerKernels("avx512_bf16").linear(x, layer.weight, None, activation=activation)
+    expected = REFERENCE.linear(
+        x.double(), torch.tensor([[1.0, 0.0]]).double(), None, activation=activation
+    )
+    torch.testing.assert_close(
+        actual.double(),
+        expected,
+        rtol=torch.finfo(dtype).eps,
+        atol=CPU_GELU if activation == "gelu" else 1e-30,
+        equal_nan=True,
+    )
 
 
 def test_row_statistics(towers, draw) -> None:
@@ -60,7 +119,7 @@ def test_row_statistics(towers, draw) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_two_parts_of_a_packed_layer(draw, dtype) -> None:
+def test_the_two_parts_of_a_packed_layer(prepare, draw, dtype) -> None:
     layer = Linear(draw(96, 64, dtype=dtype), draw(96, dtype=dtype))
     split = prepare(layer, 32)
     x = draw(7, 64, dtype=dtype)
@@ -72,7 +131,7 @@ def test_the_two_parts_of_a_packed_layer(draw, dtype) -> None:
     assert split.weight.dtype == dtype
 
 
-def test_no_rows(towers, draw) -> None:
+def test_no_rows(towers, prepare, draw) -> None:
     packed = prepare(Linear(draw(96, 64), draw(96)))
     y = towers.linear(torch.empty(0, 64), packed.weight, packed.bias, residual=torch.empty(0, 96))
     assert y.shape == (0, 96)
@@ -80,7 +139,7 @@ def test_no_rows(towers, draw) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("patch", [4, 14, 32])
-def test_patches_of_bytes(towers, draw, dtype, patch) -> None:
+def test_patches_of_bytes(towers, prepare, draw, dtype, patch) -> None:
     side, width = patch * 3, 24
     pixels = draw.bytes(2, 3, side, side)
     weight = draw(width, 3 * patch * patch, dtype=dtype, std=1 / 255 / patch)

@@ -9,13 +9,9 @@ import torch
 import torch.nn.functional as F
 
 import clipfast
-from clipfast.backends import cpu, select_ops
-from clipfast.backends.cpu_quantised import (
-    QuantisedProducts,
-    QuantisedWeight,
-    multiplies_bytes,
-    quantise,
-)
+from clipfast.backends import cpu, cpu_panels, cpu_quantised, select_ops
+from clipfast.backends.cpu_panels import PanelWeight
+from clipfast.backends.cpu_quantised import QuantisedRows, QuantisedWeight, multiplies_bytes
 from clipfast.backends.cpu_towers import TowerKernels
 from clipfast.backends.reference import REFERENCE
 from clipfast.checkpoint.folds import fold
@@ -48,12 +44,21 @@ def draw() -> Operands:
     return Operands(CPU)
 
 
+@pytest.fixture(params=[cpu_quantised, cpu_panels], ids=["onednn", "panels"])
+def quantise(request: pytest.FixtureRequest):
+    """Both ways to pack a layer; panels where this processor has what multiplies them."""
+    if request.param is cpu_panels and "avx512_bf16" not in cpu.cpu_features():
+        pytest.skip("this processor lacks avx512_bf16")
+    return request.param.quantise
+
+
 @pytest.mark.parametrize("zero", [128, 32, 1])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("width", [1, 15, 16, 33, 768])
 def test_rows_become_bytes(towers: TowerKernels, draw, dtype, width, zero) -> None:
     x = strided(draw(11, width, dtype=dtype) * torch.logspace(-3, 3, 11)[:, None].to(dtype))
-    rows, scale = QuantisedProducts(towers.isa)._quantise(x, zero)
+    quantised = QuantisedRows.of(x, zero, towers.isa)
+    rows, scale = quantised.codes, quantised.scale
     wide = x.float()
     expected = torch.maximum(
         wide.amax(dim=1).clamp_min(0) / (255 - zero), -wide.amin(dim=1).clamp_max(0) / zero
@@ -65,10 +70,10 @@ def test_rows_become_bytes(towers: TowerKernels, draw, dtype, width, zero) -> No
 def test_rows_without_a_scale(towers: TowerKernels) -> None:
     x = torch.zeros(3, 20)
     x[1, 7] = torch.nan
-    rows, scale = QuantisedProducts(towers.isa)._quantise(x)
-    assert (rows[[0, 2]] == 128).all()
-    assert scale[[0, 2]].eq(0).all()
-    assert scale[1].isnan()
+    rows = QuantisedRows.of(x, 128, towers.isa)
+    assert (rows.codes[[0, 2]] == 128).all()
+    assert rows.scale[[0, 2]].eq(0).all()
+    assert rows.scale[1].isnan()
 
 
 def _rounded(weight: torch.Tensor) -> torch.Tensor:
@@ -80,14 +85,16 @@ def _rounded(weight: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("activation", [None, "silu", "gelu", "quick_gelu"])
 @pytest.mark.parametrize("adds", [False, True], ids=["plain", "residual"])
-def test_a_product_is_that_of_the_rounded_operands(towers, draw, dtype, activation, adds) -> None:
+def test_a_product_is_that_of_the_rounded_operands(
+    towers, quantise, draw, dtype, activation, adds
+) -> None:
     x, weight = draw(37, 72, dtype=dtype), draw(40, 72, dtype=dtype, std=0.1)
     bias, residual = draw(40, dtype=dtype), draw(37, 40) if adds else None
     layer = quantise(Linear(weight, bias))
     actual = towers.linear(x, layer.weight, layer.bias, activation=activation, residual=residual)
-    rows, scale = QuantisedProducts("serial")._quantise(x)
+    rows = QuantisedRows.of(x, 128, "serial")
     exact = REFERENCE.linear(
-        (rows.double() - 128) * scale.double()[:, None],
+        (rows.codes.double() - 128) * rows.scale.double()[:, None],
         _rounded(weight),
         bias.double(),
         activation=activation,
@@ -100,7 +107,7 @@ def test_a_product_is_that_of_the_rounded_operands(towers, draw, dtype, activati
     assert error <= 2 * step + CPU_INT8_GELU
 
 
-def test_the_two_parts_and_no_rows(towers, draw) -> None:
+def test_the_two_parts_and_no_rows(towers, quantise, draw) -> None:
     layer = quantise(Linear(draw(96, 64), draw(96)), 32)
     x = draw(5, 64)
     whole = towers.linear(x, layer.weight, layer.bias)
@@ -111,9 +118,9 @@ def test_the_two_parts_and_no_rows(towers, draw) -> None:
 
 
 def test_a_quantised_weight_refuses_other_products(draw) -> None:
-    weight = QuantisedWeight.of(draw(8, 8))
-    with pytest.raises(TypeError, match="cannot read a quantised weight"):
-        F.linear(draw(2, 8), weight)
+    for weight in (QuantisedWeight.of(draw(8, 8)), PanelWeight.of(draw(8, 8))):
+        with pytest.raises(TypeError, match="cannot read a"):
+            F.linear(draw(2, 8), weight)
 
 
 @pytest.mark.parametrize("isa", ["serial", "avx2", "avx512", "avx512_bf16"])

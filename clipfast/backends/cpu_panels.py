@@ -1,0 +1,159 @@
+"""Linear layers by the products of csrc/cpu/product.h, their weights packed into panels once, when the model is loaded.
+
+    y = activation(x @ weight^T + bias) + residual                                   float32, bfloat16
+    y[m] = activation(s[m] w (x[m] - z) @ r^T + bias) + residual[m],   weight ~ w r    int8, see `cpu_quantised`
+
+Everything after the product runs on the sums of a tile, before they leave the first-level cache. A row's bits depend
+on that row alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from clipfast.backends import cpu_linear, cpu_quantised
+from clipfast.backends.cpu_linear import SplitLinear
+from clipfast.backends.cpu_operands import check_matrix, matrix, threads, typed_matrix
+from clipfast.backends.cpu_quantised import QuantisedRows, rounded
+from clipfast.ops import LinearActivation, Tensor
+from clipfast.parameters import Linear
+
+# Elements of a unit of 32 bits.
+_PER_UNIT = {torch.float32: 1, torch.bfloat16: 2, torch.int8: 4}
+_FEATURES = 64
+
+
+@dataclass(frozen=True)
+class ByteScales:
+    """What a weight of bytes is multiplied with: scale (N,) float32; zero: the byte that stands for zero in x;
+    correction: (N,) int32, what subtracts it."""
+
+    scale: Tensor
+    zero: int
+    correction: Tensor
+
+
+class PanelWeight(torch.Tensor):
+    """A weight (N, K) of the compute dtype that exists only as panels: (ceil(N / 64), units, 64) int32.
+
+    bytes: of an int8 weight, else None.
+    """
+
+    panels: Tensor
+    bytes: ByteScales | None
+
+    @staticmethod
+    def of(weight: Tensor) -> PanelWeight:
+        """The same numbers, float32 or bfloat16, in another order."""
+        return PanelWeight._of(weight, weight, None)
+
+    @staticmethod
+    def of_bytes(weight: Tensor, zero: int) -> PanelWeight:
+        """Rounded to the nearest of 255 steps between the extremes of each output feature."""
+        codes, scale = rounded(weight)
+        correction = -zero * codes.sum(dim=1, dtype=torch.int32)
+        return PanelWeight._of(weight, codes, ByteScales(scale, zero, correction))
+
+    @staticmethod
+    def _of(like: Tensor, numbers: Tensor, scales: ByteScales | None) -> PanelWeight:
+        units = numbers.contiguous().view(torch.int32)
+        padded = F.pad(units, (0, 0, 0, -len(units) % _FEATURES))
+        panels = padded.view(-1, _FEATURES, units.shape[1]).transpose(1, 2).contiguous()
+        packed = torch.Tensor._make_wrapper_subclass(PanelWeight, like.shape, dtype=like.dtype)  # noqa: SLF001
+        assert isinstance(packed, PanelWeight)
+        packed.panels, packed.bytes = panels, scales
+        return packed
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]  # torch declares an instance method, and wants this
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Tensor:
+        raise TypeError(f"{func} cannot read a weight in panels")
+
+
+def are_fastest(isa: str) -> bool:
+    """Whether these products were measured to be the fastest: with AVX512-BF16, where oneDNN has no AMX to use."""
+    from clipfast import _native
+
+    return isa == "avx512_bf16" and not _native.cpu_features()["amx_tile"]
+
+
+def prepare(linear: Linear, boundary: int | None = None, *, activated: bool = False) -> Linear:
+    """The layer with its weight in panels; arguments as `ops.Prepare`. Where K is no whole units it goes to oneDNN."""
+    if not _has_units(linear.weight, linear.weight.dtype):
+        return cpu_linear.prepare(linear, boundary, activated=activated)
+    return _packed(linear, boundary, PanelWeight.of)
+
+
+def quantise(linear: Linear, boundary: int | None = None, *, activated: bool = False) -> Linear:
+    """The layer with an int8 weight in panels, or oneDNN's as above; arguments as `ops.Prepare`."""
+    if not _has_units(linear.weight, torch.int8):
+        return cpu_quantised.quantise(linear, boundary, activated=activated)
+    zero = cpu_quantised.zero_of(activated=activated)
+    return _packed(linear, boundary, lambda weight: PanelWeight.of_bytes(weight, zero))
+
+
+def _has_units(weight: Tensor, stored: torch.dtype) -> bool:
+    """Whether the rows of a weight, stored as `stored`, are units of 32 bits."""
+    return weight.dtype in _PER_UNIT and weight.shape[1] % _PER_UNIT[stored] == 0
+
+
+def _packed(linear: Linear, boundary: int | None, pack: Callable[[Tensor], PanelWeight]) -> Linear:
+    layer = Linear(pack(linear.weight), _wide(linear.bias))
+    if boundary is None:
+        return layer
+    parts = (_packed(linear.rows(*rows), None, pack) for rows in ((0, boundary), (boundary, None)))
+    return SplitLinear(layer.weight, layer.bias, *parts)
+
+
+def _wide(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.float().contiguous()
+
+
+def product(
+    x: Tensor,
+    weight: PanelWeight,
+    bias: Tensor | None,
+    activation: LinearActivation | None,
+    residual: Tensor | None,
+    isa: str,
+) -> Tensor:
+    """activation(x @ weight^T + bias) + residual: (M, N) in the residual's dtype, else x's.
+
+    Args:
+        x: (M, K) in the weight's dtype. bias: (N,) or None. activation: None, "silu" or "gelu".
+        residual: (M, N) float32 or bfloat16, or None.
+    Raises: InputError.
+    """
+    from clipfast import _native
+
+    check_matrix("linear", x, weight.shape[1])
+    if residual is not None:
+        check_matrix("linear", residual, weight.shape[0])
+    bias = _wide(bias)
+    out = torch.empty(
+        len(x), weight.shape[0], dtype=x.dtype if residual is None else residual.dtype
+    )
+    if weight.bytes is None:
+        operand, scales = typed_matrix(x), (0, 0, 0)
+    else:
+        rows = QuantisedRows.of(x, weight.bytes.zero, isa)
+        operand = (*matrix(rows.codes), "uint8")
+        of_rows, of_columns = rows.scale.data_ptr(), weight.bytes.scale.data_ptr()
+        scales = (weight.bytes.correction.data_ptr(), of_columns, of_rows)
+    _native.product(
+        operand,
+        (weight.panels.data_ptr(), weight.panels.shape[1], weight.shape[0]),
+        0 if bias is None else bias.data_ptr(),
+        scales,
+        activation or "none",
+        typed_matrix(residual),
+        typed_matrix(out),
+        threads(),
+    )
+    return out

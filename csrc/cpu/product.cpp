@@ -1,0 +1,77 @@
+// A task is some rows and one panel: both stay in the second-level cache while tile after tile
+// passes.
+
+#include "cpu/product.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu/parallel.h"
+#include "cpu/product_tile.h"
+
+namespace clipfast {
+namespace {
+
+constexpr std::int64_t kTaskBytes = 256 << 10;  // of rows
+constexpr std::int64_t kTasksEach = 4;  // a thread, where there are rows enough: they end together
+constexpr std::int64_t kUnitBytes = 4;
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+class Panels {
+  public:
+    explicit Panels(const ProductProblem& problem)
+        : problem_(problem), tile_(product_tile(problem.unit)), finish_(finish_tile(problem)) {}
+
+    std::int64_t count() const { return divide_up(problem_.features, kPanelFeatures); }
+
+    // Rows first .. end - 1 through a panel, in tiles of equal height but for one row.
+    void multiply(std::int64_t panel, std::int64_t first, std::int64_t end) const {
+        alignas(64) float start[kPanelFeatures], sums[kProductRows * kPanelFeatures];
+        TilePlace place = {};
+        place.column = panel * kPanelFeatures;
+        place.columns = std::min<std::int64_t>(kPanelFeatures, problem_.features - place.column);
+        begin_with(place, start);
+        const char* units = problem_.panels + panel * problem_.units * kPanelFeatures * kUnitBytes;
+        const std::int64_t tiles = divide_up(end - first, kProductRows);
+        for (std::int64_t i = 0; i < tiles; ++i) {
+            place.row = first + (end - first) * i / tiles;
+            place.rows = first + (end - first) * (i + 1) / tiles - place.row;
+            tile_(problem_.x.row(place.row), problem_.x.stride, static_cast<int>(place.rows), units,
+                  problem_.units, start, sums);
+            finish_(problem_, place, sums);
+        }
+    }
+
+  private:
+    // What the sums begin with: the bias, or the correction of bytes; zero beyond the last feature.
+    void begin_with(const TilePlace& place, float* start) const {
+        const void* from = problem_.bias;
+        if (problem_.unit == Unit::bytes) from = problem_.correction;
+        std::fill(start, start + kPanelFeatures, 0.0f);
+        if (from)
+            std::memcpy(start, static_cast<const char*>(from) + place.column * sizeof *start,
+                        place.columns * sizeof *start);
+    }
+
+    const ProductProblem& problem_;
+    ProductTile tile_;
+    FinishTile finish_;
+};
+
+}  // namespace
+
+void product(const ProductProblem& problem) {
+    const Panels panels(problem);
+    const std::int64_t rows = problem.x.rows;
+    const std::int64_t wanted = divide_up(kTasksEach * problem.threads, panels.count());
+    const std::int64_t bytes = rows * problem.units * kUnitBytes;
+    const std::int64_t parts =
+        std::max(divide_up(bytes, kTaskBytes), std::min(wanted, divide_up(rows, kProductRows)));
+    parallel_for(problem.threads, parts * panels.count(), [&](std::int64_t task) {
+        const std::int64_t part = task / panels.count();
+        panels.multiply(task % panels.count(), rows * part / parts, rows * (part + 1) / parts);
+    });
+}
+
+}  // namespace clipfast
