@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -62,19 +61,6 @@ class ShardedEngine(Engine):
         super().__init__(first.encoder, first.tokenizer, batch_invariant=first.batch_invariant)
         self.placement = first.placement
         self.engines = tuple(engines)
-        self._of_call = threading.local()
-
-    @property
-    def last_errors(self) -> list[InputError]:
-        """The inputs that failed in this thread's last encode_images(errors="null")."""
-        errors: list[InputError] = getattr(self._of_call, "errors", [])
-        return errors
-
-    @property
-    def last_text_statistics(self) -> TextStatistics:
-        """What this thread's last encode_texts did, on all devices."""
-        statistics: TextStatistics = getattr(self._of_call, "statistics", TextStatistics())
-        return statistics
 
     def encode_images(
         self,
@@ -113,7 +99,7 @@ class ShardedEngine(Engine):
             )
 
         shares = self._in_order(images, work)
-        self._of_call.errors = [failure for share in shares for failure in share.failures]
+        self._of_thread.errors = [failure for share in shares for failure in share.failures]
         return self._joined(shares, target)
 
     def encode_texts(
@@ -168,7 +154,7 @@ class ShardedEngine(Engine):
         self.check_process()
         shares = self._in_order(texts, work)
         done = [share.statistics for share in shares]
-        self._of_call.statistics = TextStatistics(
+        self._of_thread.statistics = TextStatistics(
             *(sum(getattr(one, name) for one in done) for name in ("texts", "tokens", "rows"))
         )
         return self._joined(shares, target)
