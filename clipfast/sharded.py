@@ -79,7 +79,7 @@ class ShardedEngine(Engine):
         workers = available_processors() if num_workers is None else num_workers
         target = output_device or getattr(images, "device", None) or "cpu"
 
-        def encode(engine: Engine, part: Any, first: bool) -> tuple[Tensor, list[InputError]]:
+        def work(engine: Engine, start: int, part: Any, first: bool) -> _Share:
             rows = engine.encode_images(
                 part,
                 batch_size=batch_size,
@@ -90,13 +90,8 @@ class ShardedEngine(Engine):
                 output_device=target,
                 decode=decode,
             )
-            return rows, engine.last_errors
-
-        def work(engine: Engine, start: int, part: Any, first: bool) -> _Share:
-            rows, failures = encode(engine, part, first)
-            return _Share(
-                start, rows, [failure.at(start + (failure.index or 0)) for failure in failures]
-            )
+            failures = [failure.at(start + (failure.index or 0)) for failure in engine.last_errors]
+            return _Share(start, rows, failures)
 
         shares = self._in_order(images, work)
         self._of_thread.errors = [failure for share in shares for failure in share.failures]
