@@ -71,9 +71,10 @@ def tables_of(document: Document) -> str:
 
 
 NOTE = (
-    "Medians. A peer's cell: its items/s, then in brackets how many times faster clipfast was in pairs measured in "
-    "turn, with the 95% interval of the median; bold where all of it is above 1. % of peak: the arithmetic of every "
-    "given token, over what a matrix product reached in the same run; work that is not done can lift it over 100."
+    "Made by `make bench` (`make bench CELLS='-k ViT-B-32'` for some cells). Medians. A peer's cell: its items/s, "
+    "then in brackets how many times faster clipfast was in pairs measured in turn, with the 95% interval of the "
+    "median; bold where all of it is above 1. % of peak: the arithmetic of every given token, over what a matrix "
+    "product reached in the same run; work that is not done can lift it over 100."
 )
 
 

@@ -1,6 +1,7 @@
 """What feeds the towers, on one thread against what users have today: resize, JPEG files to pixels, texts to ids.
 
 Everything runs in this process, ours and the peer's in turns; only the two cells that measure threads use several.
+Before a cell is timed, what the two make is compared.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from statistics import median
@@ -27,13 +28,16 @@ from benchmarks.work import texts
 from clipfast.config import OPENAI_MEAN, OPENAI_STD, PreprocessConfig
 from clipfast.inputs import (
     DecodeOptions,
+    PixelBatch,
     image_batches,
     load_tokenizer,
     preprocess_image,
     resize_crop,
 )
+from clipfast.inputs.vocabulary import EOT_ID, SOT_ID
 from tests.inputs.broken_files import encoded, photo
-from tests.inputs.oracles import ReferenceTokenizer, reference_pixels
+from tests.inputs.oracles import ReferenceTokenizer, pixel_cosine, reference_pixels
+from tests.tolerances import FAST_DECODE_PIXEL_COSINE
 
 pytestmark = pytest.mark.benchmark(timer=OUR_SECONDS)
 
@@ -156,24 +160,35 @@ def test_jpeg(duel, size, peer):
     pixels = preprocess_image(data, CONFIG, SIZE)
     np.testing.assert_array_equal(pixels.transpose(1, 2, 0), pillow_transform(data))
     theirs = pillow_transform if peer == "pillow" else torchvision_transform()
+    if peer == "torchvision":
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (OPENAI_MEAN, OPENAI_STD))
+        torch.testing.assert_close(theirs(data) * std + mean, torch.from_numpy(pixels) / 255)
     duel(partial(preprocess_image, data, CONFIG, SIZE), peer, partial(theirs, data))
 
 
 @pytest.mark.benchmark(group="JPEG bytes to pixels, decode=fast over exact, one thread")
 def test_fast_decoding(duel):
-    data = encoded(photo(1920, 1281))
+    # Of sides that the decoder's eighths do not divide, fast pixels lie a fraction of a pixel beside the exact ones.
+    data = encoded(photo(1920, 1280))
     fast = partial(preprocess_image, data, CONFIG, SIZE, DecodeOptions(decode="fast"))
-    duel(fast, "exact", partial(preprocess_image, data, CONFIG, SIZE))
+    exact = partial(preprocess_image, data, CONFIG, SIZE)
+    assert pixel_cosine(fast(), exact()) >= FAST_DECODE_PIXEL_COSINE
+    duel(fast, "exact", exact)
 
 
 @pytest.mark.benchmark(group="JPEG bytes to pixels, two threads over one")
 def test_two_threads(benchmark, duel):
     files = [encoded(photo(640, 427, seed)) for seed in range(8)] * 8
 
+    def batches(workers: int) -> Iterator[PixelBatch]:
+        return image_batches(files, CONFIG, SIZE, batch_size=32, num_workers=workers)
+
     def decode(workers: int) -> None:
-        for batch in image_batches(files, CONFIG, SIZE, batch_size=32, num_workers=workers):
+        for batch in batches(workers):
             assert not batch.failures
 
+    for two, one in zip(batches(2), batches(1), strict=True):
+        assert torch.equal(two.pixels, one.pixels)
     duel(partial(decode, 2), "one thread", partial(decode, 1), items=(len(files), len(files)))
     repeats = 4 if benchmark.enabled else 1
     alone = [seconds_of_processes(files, 1, repeats) for _ in range(repeats)]
@@ -211,6 +226,8 @@ def test_overlap(benchmark, duel, weights):
     size = model.config.vision.image_size
     files = [encoded(photo(640, 427, seed)) for seed in range(8)] * (16 if benchmark.enabled else 1)
     pixels = np.stack([preprocess_image(data, CONFIG, size) for data in files])
+    first = slice(32)
+    assert torch.equal(model.encode_images(files[first]), model.encode_images(pixels[first]))
     decoding: list[float] = []
     encoding: list[float] = []
 
@@ -236,7 +253,7 @@ def test_overlap(benchmark, duel, weights):
     }
 
 
-def peer_tokenizer(peer: str) -> Callable[[list[str]], object]:
+def peer_tokenizer(peer: str) -> Callable[[list[str]], Iterable[Iterable[int]]]:
     if peer == "reference":
         encode = ReferenceTokenizer().encode
         return lambda captions: [encode(caption) for caption in captions]
@@ -251,7 +268,7 @@ def peer_tokenizer(peer: str) -> Callable[[list[str]], object]:
     return partial(instant_clip_tokenizer.Tokenizer().tokenize_batch, context_length=77)
 
 
-def fast_tokenizer() -> Callable[[list[str]], object]:
+def fast_tokenizer() -> Callable[[list[str]], list[list[int]]]:
     """Hugging Face tokenizers with CLIP's vocabulary and the normaliser that transformers gives it: no ftfy."""
     tokenizers = pytest.importorskip("tokenizers")
     oracle = ReferenceTokenizer()
@@ -277,13 +294,22 @@ def fast_tokenizer() -> Callable[[list[str]], object]:
     return lambda captions: [fast.encode(caption).ids for caption in captions]
 
 
+def words_alone(row: Iterable[int]) -> list[int]:
+    """A row's ids without start, end of text and padding, whether it has them or not."""
+    ids = [int(token) for token in row]
+    return ids[1 : ids.index(EOT_ID)] if ids[0] == SOT_ID else ids
+
+
 @pytest.mark.benchmark(group="captions to packed ids, one thread")
 @pytest.mark.parametrize("peer", ["reference", "open_clip", "tokenizers", "instant_clip_tokenizer"])
 def test_captions(duel, peer):
     captions = texts("texts", CAPTIONS)
     few = captions[:200]
     tokenizer, theirs = load_tokenizer(), peer_tokenizer(peer)
-    theirs(few)  # their word caches are warm too
+    packed = tokenizer.pack(few)
+    rows = np.split(packed.ids, packed.cu_seqlens[1:-1])
+    # After this their word caches are warm too.
+    assert [words_alone(row) for row in rows] == [words_alone(row) for row in theirs(few)]
     duel(
         partial(tokenizer.pack, captions),
         peer,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,31 +10,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clipfast import environment, templates
-from clipfast.backends import select_ops
-from clipfast.backends.eight_bit import in_8_bits, parameters_in_8_bits
-from clipfast.checkpoint import Checkpoint, load_checkpoint
-from clipfast.checkpoint.folds import fold
+from clipfast import templates
 from clipfast.config import Activation, ModelConfig
 from clipfast.encoder import Encoder, TowerEncoder
-from clipfast.engine import Engine
-from clipfast.errors import ConfigurationError, InputError, UnsupportedError
+from clipfast.errors import InputError, UnsupportedError
 from clipfast.hidden_states import Layer, image_tokens, text_tokens
-from clipfast.inputs import DecodeOptions, Tokenizer, load_tokenizer, preprocess_image
-from clipfast.inputs.tokenizer_file import tokenizer_of
-from clipfast.ops import Ops, Tensor
-from clipfast.parameters import Parameters, map_tensors
-from clipfast.placement import layer_of
-from clipfast.precision import DTYPES, compute_dtype, resolve_precision
-from clipfast.runtimes.load import is_export, load_runtime
-from clipfast.sharded import ShardedEngine, resolve_devices
+from clipfast.inputs import DecodeOptions, preprocess_image
+from clipfast.loading import LoadArguments, Loaded, load_engine
+from clipfast.ops import Tensor
 from clipfast.text_batches import TextStatistics
 from clipfast.zero_shot import ZeroShotClassifier, load_classifier, zero_shot_classifier
 
 if TYPE_CHECKING:
     from clipfast.export.options import ExportReport
-
-logger = logging.getLogger("clipfast")
 
 
 def load(
@@ -69,53 +56,22 @@ def load(
         CheckpointError: the weights cannot be loaded. UnsupportedError: device, precision or backend cannot serve.
         ConfigurationError: an argument has an unknown value.
     """
-    arguments = {
-        "source": str(source),
-        "device": str(device),
-        "precision": precision,
-        "backend": backend,
-        "architecture": architecture,
-        "activation": activation,
-        "threads": threads,
-        "batch_invariant": batch_invariant,
-    }
-    if threads is not None:
-        if threads < 1:
-            raise ConfigurationError(f"threads={threads}: expected a positive number, or None")
-        torch.set_num_threads(threads)
-    places = resolve_devices(device)
-    place = places[0]
-    if is_export(source):
-        if len(places) > 1:
-            raise UnsupportedError(
-                f"device={device!r}: an export runs on one device; pass cuda:0, or load the weights"
-            )
-        return _load_export(arguments, place)
-    resolved = resolve_precision(precision, place)
-    dtype = compute_dtype(resolved, place)
-    ops = select_ops(
-        environment.backend() if backend == "auto" else backend, device=place, dtype=dtype
+    return _load(
+        LoadArguments(
+            source=str(source),
+            device=str(device),
+            precision=precision,
+            backend=backend,
+            architecture=architecture,
+            activation=activation,
+            threads=threads,
+            batch_invariant=batch_invariant,
+        )
     )
-    eight_bit = resolved not in DTYPES and ops.quantise is None
-    if eight_bit:
-        ops = in_8_bits(ops, place, resolved)
-    quantise = None if resolved in DTYPES else ops.quantise
-    checkpoint = load_checkpoint(str(source), architecture=architecture, activation=activation)
-    parameters = fold(checkpoint.tensors, checkpoint.config, dtype, ops.prepare, quantise)
-    checkpoint.forget_pages()
-    if eight_bit:
-        parameters = parameters_in_8_bits(parameters, resolved)
-    tokenizer = tokenizer_of(checkpoint.tokenizer_file, checkpoint.config.text)
-    engines = [
-        _engine_on(place, checkpoint.config, parameters, ops, tokenizer, batch_invariant)
-        for place in places
-    ]
-    where = ", ".join(map(str, places))
-    logger.info("loaded %s: %s on %s, backend %s", checkpoint.source, resolved, where, ops.name)
-    if batch_invariant:
-        logger.warning("batch_invariant=True: items are encoded one at a time, at batch-1 speed")
-    engine = engines[0] if len(engines) == 1 else ShardedEngine(engines)
-    return Model(engine, resolved, ops.name, lambda: checkpoint.fingerprint, arguments)
+
+
+def _load(arguments: LoadArguments) -> Model:
+    return Model(arguments, load_engine(arguments))
 
 
 class Model:
@@ -124,22 +80,15 @@ class Model:
     Several threads may use one model. It pickles as the arguments of its `load`, so workers load it themselves.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        precision: str,
-        backend: str,
-        fingerprint: Any,
-        arguments: dict[str, Any],
-    ) -> None:
-        self._engine = engine
-        self._fingerprint = fingerprint
+    def __init__(self, arguments: LoadArguments, loaded: Loaded) -> None:
         self._arguments = arguments
-        self.precision = precision
-        self.backend = backend
+        self._engine = loaded.engine
+        self._fingerprint = loaded.fingerprint
+        self.precision = loaded.precision
+        self.backend = loaded.backend
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _load_again, (self._arguments,)
+        return _load, (self._arguments,)
 
     def __repr__(self) -> str:
         return f"Model({self.config.name!r}, {self.precision}, {self.device}, backend={self.backend!r})"
@@ -162,8 +111,7 @@ class Model:
     @property
     def fingerprint(self) -> str:
         """Identity of the weights: equal for equal tensors, whatever file they came from."""
-        fingerprint: str = self._fingerprint()
-        return fingerprint
+        return self._fingerprint()
 
     @property
     def last_errors(self) -> list[InputError]:
@@ -346,18 +294,9 @@ class Model:
         """Verified ONNX towers in `directory`. options and errors: as `clipfast.export.onnx.export_onnx`."""
         from clipfast.export.onnx import export_onnx  # onnx is an extra
 
-        return export_onnx(self._checkpoint(), directory, **options)
-
-    def _checkpoint(self) -> Checkpoint:
-        """The weights that this model was loaded from."""
         if not isinstance(self._encoder, TowerEncoder):
             raise UnsupportedError(f"{self!r} is an export itself; export from the weights")
-        arguments = self._arguments
-        return load_checkpoint(
-            arguments["source"],
-            architecture=arguments["architecture"],
-            activation=arguments["activation"],
-        )
+        return export_onnx(self._arguments.read_checkpoint(), directory, **options)
 
     def warmup(self, batch_size: int | Sequence[int] = 1) -> Model:
         """Run one batch of each kind and size, so that the next call pays no first-use cost. Returns the model.
@@ -373,35 +312,3 @@ class Model:
     def release(self) -> None:
         """Give graphs, pinned buffers and cached memory back to the device; what is used again is made again."""
         self._engine.release()
-
-
-def _engine_on(
-    place: torch.device,
-    config: ModelConfig,
-    parameters: Parameters,
-    ops: Ops,
-    tokenizer: Tokenizer,
-    batch_invariant: bool,
-) -> Engine:
-    if place.type != "cpu":
-        parameters = map_tensors(parameters, lambda tensor: tensor.to(place))
-    encoder = TowerEncoder(config, parameters, ops, place)
-    return Engine(encoder, tokenizer, batch_invariant=batch_invariant, layer=layer_of(place))
-
-
-def _load_export(arguments: dict[str, Any], place: torch.device) -> Model:
-    """An exported directory or file, on ONNX Runtime or TensorRT."""
-    encoder, runtime = load_runtime(
-        arguments["source"],
-        runtime=arguments["backend"],
-        device=place,
-        threads=arguments["threads"],
-    )
-    described = encoder.metadata
-    described.require(**arguments)
-    engine = Engine(encoder, load_tokenizer(), batch_invariant=arguments["batch_invariant"])
-    return Model(engine, described.dtype, runtime, lambda: described.fingerprint, arguments)
-
-
-def _load_again(arguments: dict[str, Any]) -> Model:
-    return load(**arguments)

@@ -179,6 +179,3 @@ ARCHITECTURES: dict[str, ModelConfig] = {
         _vit("ViT-bigG-14", 1280, (224, 14, 1664, 48, 16, 8192), _text(1280, 32)),
     )
 }
-
-# Vision width -> heads, for the widths whose head dim is not 64 (open_clip's model configs).
-VISION_HEADS_BY_WIDTH: dict[int, int] = {768: 12, 896: 14, 1024: 16, 1280: 16, 1408: 16, 1664: 16}

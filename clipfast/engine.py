@@ -157,14 +157,14 @@ class Engine:
         return result.clone().cpu()
 
     def _encode_pixels(self, pixels: Tensor, normalize: bool) -> Tensor:
-        on_device = pixels.to(self.encoder.device, non_blocking=True)
+        images = pixels.to(self.encoder.device, non_blocking=True)
         with torch.inference_mode():
-            if not len(on_device):
+            if not len(images):
                 return torch.empty(0, self.encoder.config.embed_dim, device=self.encoder.device)
             if self.batch_invariant:
-                encoded = torch.cat([self.encoder.encode_pixels(one[None]) for one in on_device])
+                encoded = torch.cat([self.encoder.encode_pixels(one[None]) for one in images])
             else:
-                encoded = self.encoder.encode_pixels(on_device)
+                encoded = self.encoder.encode_pixels(images)
             return finished(encoded, normalize)
 
     # ---- texts -----------------------------------------------------------------------------------------------

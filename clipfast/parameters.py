@@ -1,6 +1,7 @@
 """A model's weights in the layout the operations read: folded, fused, (out_features, in_features).
 
-`checkpoint.folds` makes these from canonical tensors, `model` reads them, and nothing else knows their names.
+`checkpoint.folds` makes these from canonical tensors; `model` runs them, `export` writes them as graphs, and the
+backends may pack their weights.
 Folded means: LayerNorm scale and shift live in the next linear; the softmax scale lives in the query rows; key bias is
 dropped and value bias lives in the output bias; QuickGELU is SiLU with c_fc x 1.702 and c_proj / 1.702;
 BatchNorm lives in its convolution; pixel normalisation lives in the first convolution.

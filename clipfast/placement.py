@@ -133,16 +133,16 @@ def _is_on_device(source: object) -> bool:
 class Placement:
     """One encoder on one device.
 
-    texts: how many rows of a text batch fit. text_rows: how many fill the device.
+    text_memory: how many rows of a text batch fit. text_rows: how many fill the device.
     """
 
     images: DeviceImages
-    texts: MemoryLimit
+    text_memory: MemoryLimit
     text_rows: int
 
     @property
     def most_text_rows(self) -> int:
-        return self.texts.within(self.text_rows)
+        return self.text_memory.within(self.text_rows)
 
     def ready(self, images: object) -> Tensor | None:
         """`images`, when they are a uint8 batch (N, 3, R, R) in the device's memory and nothing is left to prepare."""

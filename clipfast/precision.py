@@ -62,7 +62,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ConfigurationError(
-            f"device={device!r}: expected auto, cpu, cuda or cuda:N ({error})"
+            f"device={device!r}: expected auto, cpu, cuda, cuda:N or cuda:all ({error})"
         ) from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UnsupportedError(

@@ -37,7 +37,7 @@ class RowsInOrder:
         self._count = max([self._count, *(position + 1 for position in positions)])
 
     def finish(self, device: torch.device | str | None = None) -> Tensor:
-        """The matrix: (N, width), N the largest position + 1."""
+        """The matrix: (N, width), N the largest position + 1. device: of one that no row came for."""
         if self._rows is None:
             return torch.full((self._count, self._width), torch.nan, device=device)
         self._reserve(self._count, self._rows)

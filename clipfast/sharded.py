@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -62,19 +61,6 @@ class ShardedEngine(Engine):
         super().__init__(first.encoder, first.tokenizer, batch_invariant=first.batch_invariant)
         self.placement = first.placement
         self.engines = tuple(engines)
-        self._of_call = threading.local()
-
-    @property
-    def last_errors(self) -> list[InputError]:
-        """The inputs that failed in this thread's last encode_images(errors="null")."""
-        errors: list[InputError] = getattr(self._of_call, "errors", [])
-        return errors
-
-    @property
-    def last_text_statistics(self) -> TextStatistics:
-        """What this thread's last encode_texts did, on all devices."""
-        statistics: TextStatistics = getattr(self._of_call, "statistics", TextStatistics())
-        return statistics
 
     def encode_images(
         self,
@@ -93,7 +79,7 @@ class ShardedEngine(Engine):
         workers = available_processors() if num_workers is None else num_workers
         target = output_device or getattr(images, "device", None) or "cpu"
 
-        def encode(engine: Engine, part: Any, first: bool) -> tuple[Tensor, list[InputError]]:
+        def work(engine: Engine, start: int, part: Any, first: bool) -> _Share:
             rows = engine.encode_images(
                 part,
                 batch_size=batch_size,
@@ -104,16 +90,11 @@ class ShardedEngine(Engine):
                 output_device=target,
                 decode=decode,
             )
-            return rows, engine.last_errors
-
-        def work(engine: Engine, start: int, part: Any, first: bool) -> _Share:
-            rows, failures = encode(engine, part, first)
-            return _Share(
-                start, rows, [failure.at(start + (failure.index or 0)) for failure in failures]
-            )
+            failures = [failure.at(start + (failure.index or 0)) for failure in engine.last_errors]
+            return _Share(start, rows, failures)
 
         shares = self._in_order(images, work)
-        self._of_call.errors = [failure for share in shares for failure in share.failures]
+        self._of_thread.errors = [failure for share in shares for failure in share.failures]
         return self._joined(shares, target)
 
     def encode_texts(
@@ -168,7 +149,7 @@ class ShardedEngine(Engine):
         self.check_process()
         shares = self._in_order(texts, work)
         done = [share.statistics for share in shares]
-        self._of_call.statistics = TextStatistics(
+        self._of_thread.statistics = TextStatistics(
             *(sum(getattr(one, name) for one in done) for name in ("texts", "tokens", "rows"))
         )
         return self._joined(shares, target)

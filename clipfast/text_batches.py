@@ -93,7 +93,7 @@ class TextBatches:
                 call.advance(-sum(done))
             largest = max(plan, key=lambda batch: len(batch.ids))
             alone = len(largest.cu_seqlens) == 2
-            self._placement.texts.halve(1 if alone else len(largest.ids))
+            self._placement.text_memory.halve(1 if alone else len(largest.ids))
 
     def _plan(self, packed: PackedTexts, call: TextCall) -> TextPlan:
         if self._batch_invariant:

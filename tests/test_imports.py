@@ -17,7 +17,7 @@ ENCODING = {"inputs", "ops", "model", "backends", "runtimes", "checkpoint", "_na
 PLACING = ENCODING | {"encoder", "device"}
 ENGINE = PLACING | {"engine", "hidden_states", "placement", "precision", "rows", "text_batches"}
 USES = ENGINE | {"sharded", "scoring", "templates", "zero_shot", "export", "bulk"}
-API = USES | {"api", "default_model"}
+API = USES | {"loading", "api", "default_model"}
 
 # Room -> the rooms that it may import besides BASE and itself.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -46,7 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zero_shot": ENGINE | {"scoring", "templates"},
     "export": ENGINE,
     "bulk": USES,
-    "api": USES,
+    "loading": USES,
+    "api": USES | {"loading"},
     "default_model": USES | {"api"},
     "openai": API,
     "demo": API,

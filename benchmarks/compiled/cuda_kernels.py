@@ -92,6 +92,18 @@ def compiler() -> str | None:
     return found[1]
 
 
+def changed_sources(folder: Path, changes: Sequence[Change]) -> Path:
+    """A copy of csrc/ in `folder`, with the changes made: each must find what it replaces exactly once."""
+    copy = folder / "csrc"
+    shutil.copytree(ROOT / "csrc", copy)
+    for file, old, new in changes:
+        path = copy / file
+        text = path.read_text()
+        assert text.count(old) == 1, f"{file} says {old!r} {text.count(old)} times, expected once"
+        path.write_text(text.replace(old, new))
+    return copy
+
+
 def compile_kernels(
     source: str,
     architecture: str,
@@ -124,7 +136,7 @@ def _compile(
         return target
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        include = _changed_sources(Path(scratch), changes) if changes else ROOT / "csrc"
+        include = changed_sources(Path(scratch), changes) if changes else ROOT / "csrc"
         built = Path(scratch) / "kernels.cubin"
         code = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
         command = [NVCC, f"--options-file={folder / 'nvcc.options'}", *options, code]
@@ -141,17 +153,6 @@ def _compile(
         shutil.copy(built, partial)
         partial.replace(target)
     return target
-
-
-def _changed_sources(scratch: Path, changes: Sequence[Change]) -> Path:
-    copy = scratch / "csrc"
-    shutil.copytree(ROOT / "csrc", copy)
-    for file, old, new in changes:
-        path = copy / file
-        text = path.read_text()
-        assert text.count(old) == 1, f"{file} says {old!r} {text.count(old)} times, expected once"
-        path.write_text(text.replace(old, new))
-    return copy
 
 
 def _resources(log: str) -> Iterator[tuple[str, int, int, int, int]]:

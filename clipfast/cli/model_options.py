@@ -21,7 +21,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help='a name ("ViT-B/32", "ViT-B-32/laion2b_s34b_b79k", "hf-hub:org/name"), a file or a folder; '
         "default: $CLIPFAST_MODEL, else the demo model",
     )
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or cuda:all")
     group.add_argument(
         "--precision", default="auto", metavar="P", help="auto, fp32, bf16, fp16, int8 or fp8"
     )

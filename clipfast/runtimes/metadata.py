@@ -84,7 +84,6 @@ class TowerMetadata:
         precision: str,
         architecture: str | None,
         activation: str | None,
-        **_: object,
     ) -> None:
         """Whether these arguments of `load` are what was exported: an export cannot be changed any more.
 

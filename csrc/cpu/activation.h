@@ -8,12 +8,7 @@
 #include <cmath>
 
 #include "cpu/vector_exp.h"
-
-#if defined(__x86_64__)
-#define AVX2 __attribute__((target("avx2,fma")))
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
-#endif
-#define INLINE static inline __attribute__((always_inline))
+#include "cpu/x86.h"
 
 namespace clipfast {
 
@@ -94,7 +89,3 @@ AVX512 INLINE __m512 activate_avx512(__m512 y, Activation activation) {
 #endif  // __x86_64__
 
 }  // namespace clipfast
-
-#undef AVX2
-#undef AVX512
-#undef INLINE

@@ -2,18 +2,7 @@
 
 #include "cpu/attention_tile.h"
 
-#if defined(__x86_64__)
-// GCC 12's own header warns where it leaves a register undefined on purpose (GCC bug 105593).
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#define AVX2 __attribute__((target("avx2,fma")))
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
-#define AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
-#define INLINE inline __attribute__((always_inline))
-#endif
+#include "cpu/x86.h"
 
 namespace clipfast {
 namespace {
@@ -213,8 +202,3 @@ AttentionTile attention_tile(Isa isa, Dtype dtype) {
 }
 
 }  // namespace clipfast
-
-#undef AVX2
-#undef AVX512
-#undef AVX512_BF16
-#undef INLINE

@@ -6,17 +6,7 @@
 
 #include "cpu/parallel.h"
 #include "cpu/row_convert.h"
-
-#if defined(__x86_64__)
-// GCC 12's own header warns where it leaves a register undefined on purpose (GCC bug 105593).
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#define AVX2 __attribute__((target("avx2,fma")))
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
-#endif
+#include "cpu/x86.h"
 
 namespace clipfast {
 namespace {
@@ -248,6 +238,3 @@ void layer_norm(const LayerNormProblem& problem) {
 }
 
 }  // namespace clipfast
-
-#undef AVX2
-#undef AVX512

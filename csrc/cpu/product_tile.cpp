@@ -5,11 +5,7 @@
 #include <algorithm>
 #include <stdexcept>
 
-#if defined(__x86_64__)
-#define AVX512 \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")))
-#define INLINE inline __attribute__((always_inline))
-#endif
+#include "cpu/x86.h"
 
 namespace clipfast {
 
@@ -26,17 +22,17 @@ constexpr int kVectors = kPanelFeatures / 16;
 struct Floats {
     using Sum = __m512;
     static constexpr std::int64_t kBlock = 256;
-    AVX512 static INLINE Sum start(const void* start, int v) {
+    AVX512_BF16 static INLINE Sum start(const void* start, int v) {
         return _mm512_loadu_ps(static_cast<const float*>(start) + 16 * v);
     }
-    AVX512 static INLINE Sum add(Sum sum, __m512i row, __m512i column) {
+    AVX512_BF16 static INLINE Sum add(Sum sum, __m512i row, __m512i column) {
         return _mm512_fmadd_ps(_mm512_castsi512_ps(row), _mm512_castsi512_ps(column), sum);
     }
-    AVX512 static INLINE __m512 to_float(Sum sum) { return sum; }
+    AVX512_BF16 static INLINE __m512 to_float(Sum sum) { return sum; }
 };
 
 struct Pairs : Floats {
-    AVX512 static INLINE Sum add(Sum sum, __m512i row, __m512i column) {
+    AVX512_BF16 static INLINE Sum add(Sum sum, __m512i row, __m512i column) {
         return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(row),
                                 reinterpret_cast<__m512bh>(column));
     }
@@ -45,20 +41,20 @@ struct Pairs : Floats {
 struct Bytes {
     using Sum = __m512i;  // exact
     static constexpr std::int64_t kBlock = std::int64_t{1} << 40;
-    AVX512 static INLINE Sum start(const void* start, int v) {
+    AVX512_BF16 static INLINE Sum start(const void* start, int v) {
         return _mm512_loadu_si512(static_cast<const std::int32_t*>(start) + 16 * v);
     }
-    AVX512 static INLINE Sum add(Sum sum, __m512i row, __m512i column) {
+    AVX512_BF16 static INLINE Sum add(Sum sum, __m512i row, __m512i column) {
         // Not the intrinsic: GCC 12 stores every sum of it in each round of the loop.
         asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(row), "v"(column));
         return sum;
     }
-    AVX512 static INLINE __m512 to_float(Sum sum) { return _mm512_cvtepi32_ps(sum); }
+    AVX512_BF16 static INLINE __m512 to_float(Sum sum) { return _mm512_cvtepi32_ps(sum); }
 };
 
 template <class Kind, int rows>
-AVX512 void sum_rows(const char* x, std::int64_t stride, const char* panel, std::int64_t units,
-                     const void* start, float* out) {
+AVX512_BF16 void sum_rows(const char* x, std::int64_t stride, const char* panel, std::int64_t units,
+                          const void* start, float* out) {
     const typename Kind::Sum zero = {};
     typename Kind::Sum sums[rows][kVectors];
 #pragma GCC unroll 6
@@ -116,7 +112,7 @@ void tile_of(const char* x, std::int64_t stride, int rows, const char* panel, st
 
 // 16 elements of a row, or those before its end.
 template <Dtype dtype, bool whole>
-AVX512 INLINE __m512 load(const char* row, std::int64_t i, __mmask16 lanes) {
+AVX512_BF16 INLINE __m512 load(const char* row, std::int64_t i, __mmask16 lanes) {
     if (dtype == Dtype::f32) {
         const float* from = reinterpret_cast<const float*>(row) + i;
         return whole ? _mm512_loadu_ps(from) : _mm512_maskz_loadu_ps(lanes, from);
@@ -128,7 +124,7 @@ AVX512 INLINE __m512 load(const char* row, std::int64_t i, __mmask16 lanes) {
 }
 
 template <Dtype dtype, bool whole>
-AVX512 INLINE void store(char* row, std::int64_t i, __mmask16 lanes, __m512 y) {
+AVX512_BF16 INLINE void store(char* row, std::int64_t i, __mmask16 lanes, __m512 y) {
     if (dtype == Dtype::f32) {
         float* to = reinterpret_cast<float*>(row) + i;
         whole ? _mm512_storeu_ps(to, y) : _mm512_mask_storeu_ps(to, lanes, y);
@@ -141,7 +137,8 @@ AVX512 INLINE void store(char* row, std::int64_t i, __mmask16 lanes, __m512 y) {
 }
 
 template <Activation activation, Dtype dtype, bool scaled, bool whole>
-AVX512 void finish_columns(const ProductProblem& p, const TilePlace& place, const float* sums) {
+AVX512_BF16 void finish_columns(const ProductProblem& p, const TilePlace& place,
+                                const float* sums) {
     for (std::int64_t r = 0; r < place.rows; ++r, sums += kPanelFeatures) {
         const std::int64_t row = place.row + r;
         const __m512 row_scale = _mm512_set1_ps(scaled ? p.row_scale[row] : 1);
@@ -222,6 +219,3 @@ FinishTile finish_tile(const ProductProblem&) {
 #endif  // __x86_64__
 
 }  // namespace clipfast
-
-#undef AVX512
-#undef INLINE

@@ -8,12 +8,7 @@
 #include "cpu/activation.h"
 #include "cpu/parallel.h"
 #include "cpu/row_convert.h"
-
-#if defined(__x86_64__)
-#define AVX2 __attribute__((target("avx2,fma")))
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
-#endif
-#define INLINE inline __attribute__((always_inline))
+#include "cpu/x86.h"
 
 namespace clipfast {
 namespace {
@@ -251,7 +246,3 @@ void dequantise(const DequantiseProblem& problem) {
 }
 
 }  // namespace clipfast
-
-#undef AVX2
-#undef AVX512
-#undef INLINE

@@ -7,17 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
-#if defined(__x86_64__)
-// GCC 12's own header warns where it leaves a register undefined on purpose (GCC bug 105593).
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#define AVX2 __attribute__((target("avx2")))
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
-#endif
-#define INLINE inline __attribute__((always_inline))
+#include "cpu/x86.h"
 
 namespace clipfast {
 namespace {
@@ -323,13 +313,9 @@ constexpr ResizePasses kAvx512 = {
 
 #undef TAPS_01
 #undef TAPS_23
-#undef AVX2
-#undef AVX512
 #endif
 
 }  // namespace
-
-#undef INLINE
 
 const ResizePasses& resize_passes(Isa isa) {
     switch (isa) {

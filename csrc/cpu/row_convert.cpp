@@ -1,18 +1,6 @@
 #include "cpu/row_convert.h"
 
-#if defined(__x86_64__)
-// GCC 12's own header warns where it leaves a register undefined on purpose (GCC bug 105593).
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#define AVX2 __attribute__((target("avx2,fma,f16c")))
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")))
-#define AVX512_BF16 \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,f16c")))
-#endif
-#define INLINE inline __attribute__((always_inline))
+#include "cpu/x86.h"
 
 namespace clipfast {
 namespace {
@@ -186,8 +174,3 @@ NarrowRow narrow_row(Isa isa, Dtype dtype) {
 }
 
 }  // namespace clipfast
-
-#undef AVX2
-#undef AVX512
-#undef AVX512_BF16
-#undef INLINE

@@ -4,12 +4,7 @@
 #include <limits>
 
 #include "cpu/vector_exp.h"
-
-#if defined(__x86_64__)
-#define AVX2 __attribute__((target("avx2,fma")))
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
-#endif
-#define INLINE inline __attribute__((always_inline))
+#include "cpu/x86.h"
 
 namespace clipfast {
 namespace {
@@ -120,7 +115,3 @@ SoftmaxRow softmax_row(Isa isa) {
 }
 
 }  // namespace clipfast
-
-#undef AVX2
-#undef AVX512
-#undef INLINE

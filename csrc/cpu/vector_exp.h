@@ -3,16 +3,9 @@
 // Source of the polynomial: Cephes, expf; of the coarse one: minimax of 2^f, |f| <= 1/2.
 #pragma once
 
+#include "cpu/x86.h"
+
 #if defined(__x86_64__)
-// GCC 12's own header warns where it leaves a register undefined on purpose (GCC bug 105593).
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#define AVX2 __attribute__((target("avx2,fma")))
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
-#define INLINE static inline __attribute__((always_inline))
 
 namespace clipfast {
 
@@ -24,7 +17,7 @@ constexpr float kC5 = 1.9875691500e-4f, kC4 = 1.3981999507e-3f, kC3 = 8.33345190
 constexpr float kC2 = 4.1665795894e-2f, kC1 = 1.6666665459e-1f, kC0 = 5.0000001201e-1f;
 constexpr float kLowest = -87.0f;
 
-AVX2 INLINE __m256 exp_avx2(__m256 x) {
+AVX2 static INLINE __m256 exp_avx2(__m256 x) {
     const __m256 lowest = _mm256_set1_ps(kLowest);
     const __m256 vanishes = _mm256_cmp_ps(x, lowest, _CMP_LT_OQ);
     const __m256 clamped = _mm256_max_ps(lowest, x);  // the second operand, x, where x is NaN
@@ -44,7 +37,7 @@ AVX2 INLINE __m256 exp_avx2(__m256 x) {
     return _mm256_andnot_ps(vanishes, _mm256_mul_ps(p, power));
 }
 
-AVX512 INLINE __m512 exp_avx512(__m512 x) {
+AVX512 static INLINE __m512 exp_avx512(__m512 x) {
     const __m512 lowest = _mm512_set1_ps(kLowest);
     const __mmask16 stays = _mm512_cmp_ps_mask(x, lowest, _CMP_NLT_UQ);
     const __m512 clamped = _mm512_max_ps(lowest, x);  // the second operand, x, where x is NaN
@@ -79,7 +72,4 @@ AVX512 INLINE __m512 exp_coarse_avx512(__m512 x) {
 
 }  // namespace clipfast
 
-#undef AVX2
-#undef AVX512
-#undef INLINE
 #endif  // __x86_64__

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.compiled.cuda_kernels import Change, changed_sources
+
 ROOT = Path(__file__).resolve().parents[2]
 HOST = ROOT / "tests" / "cuda" / "host"
 CACHE = ROOT / "build" / "cuda_tests"
@@ -27,8 +29,6 @@ FLAGS = [
     *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
     *("-D__device__=", "-D__forceinline__=inline"),
 ]
-
-Change = tuple[str, str, str]  # file under csrc/, what it says, what it says instead
 
 
 @cache
@@ -47,7 +47,7 @@ def _build(name: str, changes: Sequence[Change]) -> Path:
         return target
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        include = ROOT / "csrc" if not changes else _changed_sources(Path(folder), changes)
+        include = ROOT / "csrc" if not changes else changed_sources(Path(folder), changes)
         built = Path(folder) / "library.so"
         # One head dim is enough to see a fault in, and five times as quick to compile.
         command = [os.environ.get("CXX", "g++"), *FLAGS, *(["-DONE_HEAD_DIM"] if changes else [])]
@@ -57,17 +57,6 @@ def _build(name: str, changes: Sequence[Change]) -> Path:
         shutil.copy(built, partial)
         partial.replace(target)
     return target
-
-
-def _changed_sources(folder: Path, changes: Sequence[Change]) -> Path:
-    copy = folder / "csrc"
-    shutil.copytree(ROOT / "csrc", copy)
-    for file, old, new in changes:
-        path = copy / file
-        text = path.read_text()
-        assert text.count(old) == 1, f"{file} says {old!r} {text.count(old)} times, expected once"
-        path.write_text(text.replace(old, new))
-    return copy
 
 
 def address(tensor: torch.Tensor | None) -> ctypes.c_void_p:

@@ -32,6 +32,12 @@ def reference_pixels(image, size, interpolation="bicubic", resize_mode="shortest
     return np.asarray(image.crop((left, top, left + size, top + size)).convert("RGB"))
 
 
+def pixel_cosine(a, b):
+    """The cosine of two images' pixels, less a mean of 117."""
+    a, b = (x.astype(np.float64).ravel() - 117 for x in (a, b))
+    return a @ b / np.sqrt((a @ a) * (b @ b))
+
+
 class ReferenceTokenizer:
     """CLIP's tokenizer as its paper and documentation describe it, on strings and merge rounds, without shortcuts."""
 

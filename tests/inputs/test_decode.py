@@ -11,7 +11,7 @@ from benchmarks.peers.modules import make_torchvision_importable
 from clipfast.config import PreprocessConfig
 from clipfast.inputs import DecodeOptions, jpeg, native, preprocess_image
 from tests.inputs.broken_files import encoded, photo, with_adobe_transform
-from tests.inputs.oracles import reference_pixels
+from tests.inputs.oracles import pixel_cosine, reference_pixels
 from tests.tolerances import FAST_DECODE_PIXEL_COSINE
 
 CONFIG = PreprocessConfig()
@@ -123,20 +123,14 @@ def test_equals_torchvision():
             np.testing.assert_array_equal(pixels_of(data, size), expected)
 
 
-def cosine(a, b):
-    a, b = (x.astype(np.float64).ravel() - 117 for x in (a, b))
-    return a @ b / np.sqrt((a @ a) * (b @ b))
-
-
 def test_fast_decoding_is_close_and_exact_below_twice_the_target():
     data = encoded(photo(1600, 1200))
     exact, fast = pixels_of(data, 224), pixels_of(data, 224, FAST)
     assert np.array_equal(exact, pillow_pixels(data, 224))
     assert not np.array_equal(exact, fast)
-    print(
-        f"cosine of pixels, 1600 x 1200 to 224 from a half-size decode: {cosine(exact, fast):.6f}"
-    )
-    assert cosine(exact, fast) >= FAST_DECODE_PIXEL_COSINE
+    cosine = pixel_cosine(exact, fast)
+    print(f"cosine of pixels, 1600 x 1200 to 224 from a half-size decode: {cosine:.6f}")
+    assert cosine >= FAST_DECODE_PIXEL_COSINE
     small = encoded(photo(440, 440))
     assert np.array_equal(pixels_of(small, 224, FAST), pixels_of(small, 224))
     png = encoded(photo(1600, 1200), "PNG")

@@ -1,0 +1,135 @@
+"""What `clipfast.load` was asked for, and the engine that it makes of that."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from clipfast import environment
+from clipfast.backends import select_ops
+from clipfast.backends.eight_bit import in_8_bits, parameters_in_8_bits
+from clipfast.checkpoint import Checkpoint, load_checkpoint
+from clipfast.checkpoint.folds import fold
+from clipfast.config import Activation, ModelConfig
+from clipfast.encoder import TowerEncoder
+from clipfast.engine import Engine
+from clipfast.errors import ConfigurationError, UnsupportedError
+from clipfast.inputs import Tokenizer, load_tokenizer
+from clipfast.inputs.tokenizer_file import tokenizer_of
+from clipfast.ops import Ops
+from clipfast.parameters import Parameters, map_tensors
+from clipfast.placement import layer_of
+from clipfast.precision import DTYPES, compute_dtype, resolve_precision
+from clipfast.runtimes.load import is_export, load_runtime
+from clipfast.sharded import ShardedEngine, resolve_devices
+
+logger = logging.getLogger("clipfast")
+
+
+@dataclass(frozen=True)
+class LoadArguments:
+    """The arguments of `clipfast.load` as plain values, which another process can load from."""
+
+    source: str
+    device: str
+    precision: str
+    backend: str
+    architecture: str | None
+    activation: Activation | None
+    threads: int | None
+    batch_invariant: bool
+
+    def read_checkpoint(self) -> Checkpoint:
+        """The weights of `source`. Raises: CheckpointError."""
+        return load_checkpoint(
+            self.source, architecture=self.architecture, activation=self.activation
+        )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An engine, and what "auto" came to. fingerprint: computes the identity of the weights."""
+
+    engine: Engine
+    precision: str
+    backend: str
+    fingerprint: Callable[[], str]
+
+
+def load_engine(arguments: LoadArguments) -> Loaded:
+    """The engine of weights or of an export. Raises: as `clipfast.load`."""
+    threads = arguments.threads
+    if threads is not None:
+        if threads < 1:
+            raise ConfigurationError(f"threads={threads}: expected a positive number, or None")
+        torch.set_num_threads(threads)
+    places = resolve_devices(arguments.device)
+    if not is_export(arguments.source):
+        return _load_weights(arguments, places)
+    if len(places) > 1:
+        raise UnsupportedError(
+            f"device={arguments.device!r}: an export runs on one device; pass cuda:0, or load the weights"
+        )
+    return _load_export(arguments, places[0])
+
+
+def _load_weights(arguments: LoadArguments, places: list[torch.device]) -> Loaded:
+    """Everything that can be refused without the weights is decided before they are read."""
+    precision = resolve_precision(arguments.precision, places[0])
+    dtype = compute_dtype(precision, places[0])
+    backend = environment.backend() if arguments.backend == "auto" else arguments.backend
+    ops = select_ops(backend, device=places[0], dtype=dtype)
+    eight_bit = precision not in DTYPES and ops.quantise is None
+    if eight_bit:
+        ops = in_8_bits(ops, places[0], precision)
+    quantise = None if precision in DTYPES else ops.quantise
+    checkpoint = arguments.read_checkpoint()
+    parameters = fold(checkpoint.tensors, checkpoint.config, dtype, ops.prepare, quantise)
+    checkpoint.forget_pages()
+    if eight_bit:
+        parameters = parameters_in_8_bits(parameters, precision)
+    tokenizer = tokenizer_of(checkpoint.tokenizer_file, checkpoint.config.text)
+    invariant = arguments.batch_invariant
+    engines = [
+        _engine_on(place, checkpoint.config, parameters, ops, tokenizer, invariant)
+        for place in places
+    ]
+    where = ", ".join(map(str, places))
+    logger.info("loaded %s: %s on %s, backend %s", checkpoint.source, precision, where, ops.name)
+    if invariant:
+        logger.warning("batch_invariant=True: items are encoded one at a time, at batch-1 speed")
+    engine = engines[0] if len(engines) == 1 else ShardedEngine(engines)
+    return Loaded(engine, precision, ops.name, lambda: checkpoint.fingerprint)
+
+
+def _engine_on(
+    place: torch.device,
+    config: ModelConfig,
+    parameters: Parameters,
+    ops: Ops,
+    tokenizer: Tokenizer,
+    batch_invariant: bool,
+) -> Engine:
+    if place.type != "cpu":
+        parameters = map_tensors(parameters, lambda tensor: tensor.to(place))
+    encoder = TowerEncoder(config, parameters, ops, place)
+    return Engine(encoder, tokenizer, batch_invariant=batch_invariant, layer=layer_of(place))
+
+
+def _load_export(arguments: LoadArguments, place: torch.device) -> Loaded:
+    """An exported directory or file, on ONNX Runtime or TensorRT."""
+    encoder, runtime = load_runtime(
+        arguments.source, runtime=arguments.backend, device=place, threads=arguments.threads
+    )
+    described = encoder.metadata
+    described.require(
+        source=arguments.source,
+        precision=arguments.precision,
+        architecture=arguments.architecture,
+        activation=arguments.activation,
+    )
+    engine = Engine(encoder, load_tokenizer(), batch_invariant=arguments.batch_invariant)
+    return Loaded(engine, described.dtype, runtime, lambda: described.fingerprint)
