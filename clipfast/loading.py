@@ -12,6 +12,7 @@ from clipfast import environment
 from clipfast.backends import select_ops
 from clipfast.backends.eight_bit import in_8_bits, parameters_in_8_bits
 from clipfast.checkpoint import Checkpoint, load_checkpoint
+from clipfast.checkpoint.pages import forget_freed_memory
 from clipfast.checkpoint.folds import fold
 from clipfast.config import Activation, ModelConfig
 from clipfast.encoder import TowerEncoder
@@ -97,6 +98,7 @@ def _load_weights(arguments: LoadArguments, places: list[torch.device]) -> Loade
         _engine_on(place, checkpoint.config, parameters, ops, tokenizer, invariant)
         for place in places
     ]
+    forget_freed_memory()
     where = ", ".join(map(str, places))
     logger.info("loaded %s: %s on %s, backend %s", checkpoint.source, precision, where, ops.name)
     if invariant:

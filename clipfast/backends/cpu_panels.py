@@ -62,8 +62,9 @@ class PanelWeight(torch.Tensor):
     @staticmethod
     def _of(like: Tensor, numbers: Tensor, scales: ByteScales | None) -> PanelWeight:
         units = numbers.contiguous().view(torch.int32)
-        padded = F.pad(units, (0, 0, 0, -len(units) % _FEATURES))
-        panels = padded.view(-1, _FEATURES, units.shape[1]).transpose(1, 2).contiguous()
+        if len(units) % _FEATURES:
+            units = F.pad(units, (0, 0, 0, -len(units) % _FEATURES))
+        panels = units.view(-1, _FEATURES, units.shape[1]).transpose(1, 2).contiguous()
         packed = torch.Tensor._make_wrapper_subclass(PanelWeight, like.shape, dtype=like.dtype)  # noqa: SLF001
         assert isinstance(packed, PanelWeight)
         packed.panels, packed.bytes = panels, scales

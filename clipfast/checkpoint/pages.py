@@ -1,7 +1,7 @@
-"""Memory of mapped weight files, given back to the system once the weights were read.
+"""Memory given back to the system once the weights were read. Linux only; elsewhere nothing is done.
 
-The pages stay in the system's page cache and come back when a tensor is read again; only this process stops holding
-them. Linux only; elsewhere nothing is done.
+Pages of mapped weight files stay in the system's page cache and come back when a tensor is read again; only this
+process stops holding them. Memory that was freed is what the allocator would keep for later.
 """
 
 from __future__ import annotations
@@ -31,6 +31,14 @@ def forget_pages(tensors: Iterable[torch.Tensor]) -> None:
     for begin, end in _file_ranges():
         if any(begin <= start < end for start in starts):
             libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
+
+
+def forget_freed_memory() -> None:
+    """Give the allocator's free pages back: loading leaves a hundred megabytes of them behind."""
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; other C libraries keep little
+        if trim is not None:
+            trim(0)
 
 
 def _file_ranges() -> list[tuple[int, int]]:

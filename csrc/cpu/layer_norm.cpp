@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "cpu/lanes.h"
 #include "cpu/parallel.h"
 #include "cpu/row_convert.h"
 #include "cpu/x86.h"
@@ -99,16 +100,11 @@ AVX2 void normalise_avx2(const float* x, std::int64_t count, float eps, float* o
                          _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(out + i), left), inverse));
 }
 
-AVX512 inline __mmask16 lanes_left(std::int64_t left) {
-    return left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
-}
-
 AVX512 void add_avx512(const float* x, const float* y, std::int64_t count, float* out) {
     for (std::int64_t i = 0; i < count; i += 16) {
-        const __mmask16 left = lanes_left(count - i);
-        const __m512 sum =
-            _mm512_add_ps(_mm512_maskz_loadu_ps(left, x + i), _mm512_maskz_loadu_ps(left, y + i));
-        _mm512_mask_storeu_ps(out + i, left, sum);
+        const std::int64_t left = count - i;
+        store_floats(out + i, left,
+                     _mm512_add_ps(load_floats(x + i, left), load_floats(y + i, left)));
     }
 }
 
@@ -127,7 +123,7 @@ AVX512 void normalise_avx512(const float* x, std::int64_t count, float eps, floa
         for (int k = 0; k < kChains; ++k)
             sums[k] = _mm512_add_ps(sums[k], _mm512_loadu_ps(x + i + 16 * k));
     for (std::int64_t i = whole; i < count; i += 16)
-        sums[0] = _mm512_add_ps(sums[0], _mm512_maskz_loadu_ps(lanes_left(count - i), x + i));
+        sums[0] = _mm512_add_ps(sums[0], load_floats(x + i, count - i));
     const __m512 mean = _mm512_set1_ps(sum_avx512(sums) / n);
     for (int k = 0; k < kChains; ++k) sums[k] = _mm512_setzero_ps();
     for (std::int64_t i = 0; i < whole; i += 16 * kChains)
@@ -139,7 +135,7 @@ AVX512 void normalise_avx512(const float* x, std::int64_t count, float eps, floa
         }
     for (std::int64_t i = whole; i < count; i += 16) {
         const __mmask16 left = lanes_left(count - i);
-        const __m512 centred = _mm512_maskz_sub_ps(left, _mm512_maskz_loadu_ps(left, x + i), mean);
+        const __m512 centred = _mm512_maskz_sub_ps(left, load_floats(x + i, count - i), mean);
         _mm512_storeu_ps(out + i, centred);
         sums[0] = _mm512_add_ps(sums[0], centred);
         squares[0] = _mm512_fmadd_ps(centred, centred, squares[0]);

@@ -15,6 +15,7 @@ namespace {
 constexpr std::int64_t kTaskBytes = 256 << 10;  // of rows
 constexpr std::int64_t kTasksEach = 4;  // a thread, where there are rows enough: they end together
 constexpr std::int64_t kUnitBytes = 4;
+constexpr std::int64_t kLineBytes = 64;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -37,6 +38,8 @@ class Panels {
         for (std::int64_t i = 0; i < tiles; ++i) {
             place.row = first + (end - first) * i / tiles;
             place.rows = first + (end - first) * (i + 1) / tiles - place.row;
+            fetch(place, problem_.residual);
+            fetch(place, problem_.out);
             tile_(problem_.x.row(place.row), problem_.x.stride, static_cast<int>(place.rows), units,
                   problem_.units, start, sums);
             finish_(problem_, place, sums);
@@ -52,6 +55,18 @@ class Panels {
         if (from)
             std::memcpy(start, static_cast<const char*>(from) + place.column * sizeof *start,
                         place.columns * sizeof *start);
+    }
+
+    // Asks for what the tile will read and write when its sums are ready: their lines arrive
+    // meanwhile.
+    static void fetch(const TilePlace& place, const TypedMatrix& matrix) {
+        if (!matrix.given()) return;
+        const std::int64_t element = element_bytes(matrix.dtype);
+        for (std::int64_t r = 0; r < place.rows; ++r) {
+            const char* line = matrix.row(place.row + r) + place.column * element;
+            for (const char* end = line + place.columns * element; line < end; line += kLineBytes)
+                __builtin_prefetch(line);
+        }
     }
 
     const ProductProblem& problem_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "cpu/lanes.h"
 #include "cpu/x86.h"
 
 namespace clipfast {
@@ -110,84 +111,66 @@ void tile_of(const char* x, std::int64_t stride, int rows, const char* panel, st
 
 // --- what follows ---
 
-// 16 elements of a row, or those before its end.
-template <Dtype dtype, bool whole>
-AVX512_BF16 INLINE __m512 load(const char* row, std::int64_t i, __mmask16 lanes) {
-    if (dtype == Dtype::f32) {
-        const float* from = reinterpret_cast<const float*>(row) + i;
-        return whole ? _mm512_loadu_ps(from) : _mm512_maskz_loadu_ps(lanes, from);
-    }
-    const char* from = row + 2 * i;
-    const __m256i bits = whole ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))
-                               : _mm256_maskz_loadu_epi16(lanes, from);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+template <Dtype dtype>
+AVX512_BF16 INLINE __m512 load(const char* row, std::int64_t i, std::int64_t left) {
+    if (dtype == Dtype::f32) return load_floats(reinterpret_cast<const float*>(row) + i, left);
+    const __m512i bits = _mm512_cvtepu16_epi32(load_halves(row + 2 * i, left));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
 }
 
-template <Dtype dtype, bool whole>
-AVX512_BF16 INLINE void store(char* row, std::int64_t i, __mmask16 lanes, __m512 y) {
-    if (dtype == Dtype::f32) {
-        float* to = reinterpret_cast<float*>(row) + i;
-        whole ? _mm512_storeu_ps(to, y) : _mm512_mask_storeu_ps(to, lanes, y);
-        return;
-    }
-    char* to = row + 2 * i;
-    const __m256i bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(y));
-    whole ? _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits)
-          : _mm256_mask_storeu_epi16(to, lanes, bits);
+template <Dtype dtype>
+AVX512_BF16 INLINE void store(char* row, std::int64_t i, std::int64_t left, __m512 y) {
+    if (dtype == Dtype::f32)
+        store_floats(reinterpret_cast<float*>(row) + i, left, y);
+    else
+        store_halves(row + 2 * i, left, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(y)));
 }
 
-template <Activation activation, Dtype dtype, bool scaled, bool whole>
-AVX512_BF16 void finish_columns(const ProductProblem& p, const TilePlace& place,
-                                const float* sums) {
-    for (std::int64_t r = 0; r < place.rows; ++r, sums += kPanelFeatures) {
-        const std::int64_t row = place.row + r;
-        const __m512 row_scale = _mm512_set1_ps(scaled ? p.row_scale[row] : 1);
-        for (std::int64_t i = 0; i < (whole ? kPanelFeatures : place.columns); i += 16) {
-            const std::int64_t left = place.columns - i, column = place.column + i;
-            const __mmask16 lanes = left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
-            __m512 y = _mm512_loadu_ps(sums + i);
-            if (scaled) {
-                const __m512 scale = load<Dtype::f32, whole>(
-                    reinterpret_cast<const char*>(p.column_scale), column, lanes);
-                const __m512 bias = p.bias
-                                        ? load<Dtype::f32, whole>(
-                                              reinterpret_cast<const char*>(p.bias), column, lanes)
-                                        : _mm512_setzero_ps();
-                y = _mm512_fmadd_ps(y, _mm512_mul_ps(row_scale, scale), bias);
-            }
+template <Activation activation, Dtype dtype, bool scaled, bool adds>
+AVX512_BF16 void finish(const ProductProblem& p, const TilePlace& place, const float* sums) {
+    for (std::int64_t i = 0; i < place.columns; i += 16) {
+        const std::int64_t left = place.columns - i, column = place.column + i;
+        __m512 scale = _mm512_setzero_ps(), bias = scale;
+        if (scaled) {
+            scale = load_floats(p.column_scale + column, left);
+            if (p.bias) bias = load_floats(p.bias + column, left);
+        }
+        for (std::int64_t r = 0; r < place.rows; ++r) {
+            const std::int64_t row = place.row + r;
+            __m512 y = _mm512_loadu_ps(sums + r * kPanelFeatures + i);
+            if (scaled)
+                y = _mm512_fmadd_ps(y, _mm512_mul_ps(scale, _mm512_set1_ps(p.row_scale[row])),
+                                    bias);
             y = activate_avx512<dtype == Dtype::bf16>(y, activation);
-            if (p.residual.given())
-                y = _mm512_add_ps(y, load<dtype, whole>(p.residual.row(row), column, lanes));
-            store<dtype, whole>(p.out.row_to_write(row), column, lanes, y);
+            if (adds) y = _mm512_add_ps(y, load<dtype>(p.residual.row(row), column, left));
+            store<dtype>(p.out.row_to_write(row), column, left, y);
         }
     }
 }
 
-template <Activation activation, Dtype dtype, bool scaled>
-void finish(const ProductProblem& problem, const TilePlace& place, const float* sums) {
-    if (place.columns == kPanelFeatures)
-        finish_columns<activation, dtype, scaled, true>(problem, place, sums);
-    else
-        finish_columns<activation, dtype, scaled, false>(problem, place, sums);
-}
-
-template <Activation activation, bool scaled>
+template <Activation activation, bool scaled, bool adds>
 FinishTile finish_into(Dtype dtype) {
-    return dtype == Dtype::f32 ? finish<activation, Dtype::f32, scaled>
-                               : finish<activation, Dtype::bf16, scaled>;
+    return dtype == Dtype::f32 ? finish<activation, Dtype::f32, scaled, adds>
+                               : finish<activation, Dtype::bf16, scaled, adds>;
 }
 
-template <bool scaled>
+template <bool scaled, bool adds>
 FinishTile finish_with(Activation activation, Dtype dtype) {
     switch (activation) {
         case Activation::none:
-            return finish_into<Activation::none, scaled>(dtype);
+            return finish_into<Activation::none, scaled, adds>(dtype);
         case Activation::silu:
-            return finish_into<Activation::silu, scaled>(dtype);
+            return finish_into<Activation::silu, scaled, adds>(dtype);
         case Activation::gelu:
-            return finish_into<Activation::gelu, scaled>(dtype);
+            return finish_into<Activation::gelu, scaled, adds>(dtype);
     }
     throw std::logic_error("an activation that finish does not know");
+}
+
+template <bool scaled>
+FinishTile finish_of(const ProductProblem& p) {
+    return p.residual.given() ? finish_with<scaled, true>(p.activation, p.out.dtype)
+                              : finish_with<scaled, false>(p.activation, p.out.dtype);
 }
 
 }  // namespace
@@ -205,8 +188,7 @@ ProductTile product_tile(Unit unit) {
 }
 
 FinishTile finish_tile(const ProductProblem& problem) {
-    return problem.unit == Unit::bytes ? finish_with<true>(problem.activation, problem.out.dtype)
-                                       : finish_with<false>(problem.activation, problem.out.dtype);
+    return problem.unit == Unit::bytes ? finish_of<true>(problem) : finish_of<false>(problem);
 }
 
 #else

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpu/activation.h"
+#include "cpu/lanes.h"
 #include "cpu/parallel.h"
 #include "cpu/row_convert.h"
 #include "cpu/x86.h"
@@ -142,12 +143,10 @@ AVX512 Extremes extremes_avx512(const float* x, std::int64_t count) {
 AVX512 void to_bytes_avx512(const float* x, std::int64_t count, float inverse, int zero,
                             std::uint8_t* out) {
     for (std::int64_t i = 0; i < count; i += 16) {
-        const __mmask16 left =
-            count - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1);
         const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(inverse));
         const __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(scaled), _mm512_set1_epi32(zero));
         const __m512i positive = _mm512_max_epi32(whole, _mm512_setzero_si512());
-        _mm_mask_storeu_epi8(out + i, left, _mm512_cvtusepi32_epi8(positive));
+        store_bytes(out + i, count - i, _mm512_cvtusepi32_epi8(positive));
     }
 }
 

@@ -1,5 +1,6 @@
 #include "cpu/row_convert.h"
 
+#include "cpu/lanes.h"
 #include "cpu/x86.h"
 
 namespace clipfast {
@@ -64,20 +65,15 @@ AVX2 void narrow_avx2(const float* row, std::int64_t count, char* out) {
     narrow_serial<dtype>(row + i, count - i, out + 2 * i);
 }
 
-AVX512 INLINE __mmask16 lanes_left(std::int64_t left) {
-    return left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
-}
-
 template <Dtype dtype>
 AVX512 void widen_avx512(const char* row, std::int64_t count, float* out) {
     for (std::int64_t i = 0; i < count; i += 16) {
-        const __mmask16 left = lanes_left(count - i);
-        const __m256i half = _mm256_maskz_loadu_epi16(left, row + 2 * i);
+        const __m256i half = load_halves(row + 2 * i, count - i);
         const __m512 wide =
             dtype == Dtype::f16
                 ? _mm512_cvtph_ps(half)
                 : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-        _mm512_mask_storeu_ps(out + i, left, wide);
+        store_floats(out + i, count - i, wide);
     }
 }
 
@@ -94,20 +90,17 @@ AVX512 INLINE __m256i bf16_of_16(__m512 x) {
 template <Dtype dtype>
 AVX512 void narrow_avx512(const float* row, std::int64_t count, char* out) {
     for (std::int64_t i = 0; i < count; i += 16) {
-        const __mmask16 left = lanes_left(count - i);
-        const __m512 x = _mm512_maskz_loadu_ps(left, row + i);
+        const __m512 x = load_floats(row + i, count - i);
         const __m256i half =
             dtype == Dtype::f16 ? _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT) : bf16_of_16(x);
-        _mm256_mask_storeu_epi16(out + 2 * i, left, half);
+        store_halves(out + 2 * i, count - i, half);
     }
 }
 
 AVX512_BF16 void narrow_avx512_bf16(const float* row, std::int64_t count, char* out) {
     for (std::int64_t i = 0; i < count; i += 16) {
-        const __mmask16 left =
-            count - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1);
-        const __m512 x = _mm512_maskz_loadu_ps(left, row + i);
-        _mm256_mask_storeu_epi16(out + 2 * i, left, (__m256i)_mm512_cvtneps_pbh(x));
+        const __m512 x = load_floats(row + i, count - i);
+        store_halves(out + 2 * i, count - i, (__m256i)_mm512_cvtneps_pbh(x));
     }
 }
 

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "cpu/lanes.h"
 #include "cpu/vector_exp.h"
 #include "cpu/x86.h"
 
@@ -64,10 +65,6 @@ AVX2 void softmax_avx2(float* row, std::int64_t count) {
         store_avx2(row + i, count - i, _mm256_mul_ps(load_avx2(row + i, count - i), inverse));
 }
 
-AVX512 INLINE __mmask16 lanes_left(std::int64_t left) {
-    return left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
-}
-
 AVX512 void softmax_avx512(float* row, std::int64_t count) {
     const __m512 none = _mm512_set1_ps(-INFINITY);
     __m512 tops = none;
@@ -82,16 +79,15 @@ AVX512 void softmax_avx512(float* row, std::int64_t count) {
             const __mmask16 left = lanes_left(end - i);
             const __m512 x = _mm512_mask_loadu_ps(none, left, row + i);
             const __m512 e = exp_avx512(_mm512_sub_ps(x, largest));
-            _mm512_mask_storeu_ps(row + i, left, e);
+            store_floats(row + i, end - i, e);
             sums = _mm512_add_ps(sums, e);
         }
         sum += _mm512_reduce_add_ps(sums);
     }
     const __m512 inverse = _mm512_set1_ps(static_cast<float>(1 / sum));
     for (std::int64_t i = 0; i < count; i += 16) {
-        const __mmask16 left = lanes_left(count - i);
-        const __m512 x = _mm512_maskz_loadu_ps(left, row + i);
-        _mm512_mask_storeu_ps(row + i, left, _mm512_mul_ps(x, inverse));
+        const __m512 e = load_floats(row + i, count - i);
+        store_floats(row + i, count - i, _mm512_mul_ps(e, inverse));
     }
 }
 
