@@ -20,7 +20,7 @@ from clipfast.backends.reference import REFERENCE
 from clipfast.checkpoint.folds import fold
 from clipfast.config import ModelConfig, ResNetConfig
 from clipfast.device import DeviceLayer, HostLayer
-from clipfast.encoder import TowerEncoder
+from clipfast.encoder import Encoder, TowerEncoder
 from clipfast.engine import Engine
 from clipfast.inputs import load_tokenizer
 from clipfast.parameters import map_tensors
@@ -80,6 +80,12 @@ class Contestants:
         return calls | self._libraries("text", ids)
 
     @cached_property
+    def resizing(self) -> Engine:
+        """Ours in its first precision, with images resized on the device."""
+        encoder = next(iter(self.engines.values())).encoder
+        return self._engine(encoder, device_resize=True)
+
+    @cached_property
     def oracle(self) -> Engine:
         """float64, on the CPU."""
         parameters = fold(self.weights, self.config, torch.float64)
@@ -108,9 +114,11 @@ class Contestants:
             if name in CODES:
                 parameters = parameters_in_8_bits(parameters, name)
             moved = map_tensors(parameters, lambda part: part.to(device))
-            encoder = TowerEncoder(self.config, moved, ops, device)
-            layer: DeviceLayer = layer_of(device) or HostLayer()
-            yield name, Engine(encoder, load_tokenizer(), layer=layer)
+            yield name, self._engine(TowerEncoder(self.config, moved, ops, device))
+
+    def _engine(self, encoder: Encoder, *, device_resize: bool = False) -> Engine:
+        layer: DeviceLayer = layer_of(self.context.device) or HostLayer()
+        return Engine(encoder, load_tokenizer(), layer=layer, device_resize=device_resize)
 
     def _torch(
         self,

@@ -90,6 +90,13 @@ class Decoded(NamedTuple):
     width: int
     height: int
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether no pixel is missing."""
+        if isinstance(self.pixels, Image.Image):
+            return self.pixels.size == (self.width, self.height)
+        return self.pixels.shape[:2] == (self.height, self.width)
+
 
 @dataclass(frozen=True)
 class DecodeOptions:

@@ -27,6 +27,7 @@ from benchmarks.gpu.context import Context, Row, measure_ceilings
 from benchmarks.gpu.libraries import why
 from benchmarks.work import vision_flops
 from clipfast.config import ARCHITECTURES, ModelConfig
+from clipfast.engine import Engine
 from tests.random_weights import tiny, tiny_resnet
 
 
@@ -130,30 +131,37 @@ class _Cells:
 
     def _from_host(self, count: int) -> Iterator[Row]:
         """uint8 batches and JPEG files in ordinary memory, through the whole pipeline, on the wall clock."""
-        name, engine = next(iter(self.contestants.engines.items()))
-        images = inputs.pixels(min(count, 256), self.config.vision.image_size)
-        files = [_jpeg(image) for image in images]
-        sources = {
-            "uint8 on the host": np.tile(images, (-(-count // len(images)), 1, 1, 1))[:count],
-            "JPEG": [files[i % len(files)] for i in range(count)],
-        }
+        precision, engine = next(iter(self.contestants.engines.items()))
+        size = self.config.vision.image_size
+        images = inputs.pixels(min(count, 256), size)
+        batch = np.tile(images, (-(-count // len(images)), 1, 1, 1))[:count]
+        yield self._rate(f"{count} from uint8 on the host, clipfast {precision}", engine, batch)
         if find_spec("simplejpeg") is None:
             yield {"name": "JPEG", "outcome": "not measured: simplejpeg is not installed"}
-            del sources["JPEG"]
-        for source, given in sources.items():
-            row: Row = {"name": f"{self.config.name} {count} from {source}, clipfast {name}"}
-            if _late(self.context, SECONDS_OF_A_CELL):
-                yield _not_reached(row["name"])
-                continue
-            encode_images(engine, given)
-            if not self.context.rehearsal:
-                seconds = []
-                for _ in range(3):
-                    started = time.perf_counter()
-                    encode_images(engine, given)
-                    seconds.append(time.perf_counter() - started)
-                row["items/s"] = round(count / statistics.median(seconds))
-            yield row
+            return
+        files = [_jpeg(image) for image in images]
+        photographs = [_jpeg(image[:, :480]) for image in inputs.pixels(min(count, 64), 640)]
+        for said, using, sources in (
+            (f"JPEG {size} x {size}", engine, files),
+            ("JPEG 640 x 480", engine, photographs),
+            ("JPEG 640 x 480 resized on the device", self.contestants.resizing, photographs),
+        ):
+            given = [sources[i % len(sources)] for i in range(count)]
+            yield self._rate(f"{count} from {said}, clipfast {precision}", using, given)
+
+    def _rate(self, said: str, engine: Engine, given: object) -> Row:
+        row: Row = {"name": f"{self.config.name} {said}"}
+        if _late(self.context, SECONDS_OF_A_CELL):
+            return _not_reached(row["name"])
+        encoded = encode_images(engine, given)
+        if not self.context.rehearsal:
+            seconds = []
+            for _ in range(3):
+                started = time.perf_counter()
+                encode_images(engine, given)
+                seconds.append(time.perf_counter() - started)
+            row["items/s"] = round(len(encoded) / statistics.median(seconds))
+        return row
 
     # ---- texts -----------------------------------------------------------------------------------------------
 
