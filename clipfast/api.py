@@ -21,7 +21,7 @@ from clipfast.encoder import Encoder, TowerEncoder
 from clipfast.engine import Engine
 from clipfast.errors import ConfigurationError, InputError, UnsupportedError
 from clipfast.hidden_states import Layer, image_tokens, text_tokens
-from clipfast.inputs import DecodeOptions, Tokenizer, load_tokenizer, preprocess_image
+from clipfast.inputs import Decode, DecodeOptions, Tokenizer, load_tokenizer, preprocess_image
 from clipfast.inputs.tokenizer_file import tokenizer_of
 from clipfast.ops import Ops, Tensor
 from clipfast.parameters import Parameters, map_tensors
@@ -198,7 +198,7 @@ class Model:
         progress: bool = False,
         num_workers: int | None = None,
         output_device: str | torch.device | None = None,
-        decode: Literal["exact", "fast"] | DecodeOptions = "exact",
+        decode: Decode | DecodeOptions = "exact",
     ) -> Tensor:
         """Image embeddings, in input order.
 
@@ -212,7 +212,8 @@ class Model:
             progress: a bar on stderr.
             num_workers: threads that decode and resize; None is one a core.
             output_device: of the result; None is the inputs' device.
-            decode: "exact" is Pillow's full decoding; "fast" lets large JPEG files decode at a fraction of their size.
+            decode: "exact" is Pillow's full decoding; "fast" lets large JPEG files decode at a fraction of their size;
+                "torchcodec" and "nvimagecodec", which have to be installed, decode JPEG on a GPU, not to Pillow's bits.
                 `clipfast.inputs.DecodeOptions` also sets limits, formats and EXIF orientation.
         Returns: (N, E) float32.
         Raises: InputError with .index and .code.

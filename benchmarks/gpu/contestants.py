@@ -22,7 +22,7 @@ from clipfast.config import ModelConfig, ResNetConfig
 from clipfast.device import DeviceLayer, HostLayer
 from clipfast.encoder import Encoder, TowerEncoder
 from clipfast.engine import Engine
-from clipfast.inputs import load_tokenizer
+from clipfast.inputs import EXACT, DecodeOptions, load_tokenizer
 from clipfast.parameters import map_tensors
 from clipfast.placement import layer_of
 from tests.random_weights import random_weights
@@ -167,9 +167,9 @@ class Contestants:
         )
 
 
-def encode_images(engine: Engine, images: object) -> torch.Tensor:
+def encode_images(engine: Engine, images: object, decode: DecodeOptions = EXACT) -> torch.Tensor:
     """(N, E) unit rows."""
-    return engine.encode_images(images, **_OURS_OF_IMAGES)
+    return engine.encode_images(images, decode=decode, **_OURS_OF_IMAGES)
 
 
 def encode_texts(engine: Engine, texts: list[str]) -> torch.Tensor:

@@ -28,6 +28,9 @@ from benchmarks.gpu.libraries import why
 from benchmarks.work import vision_flops
 from clipfast.config import ARCHITECTURES, ModelConfig
 from clipfast.engine import Engine
+from clipfast.errors import UnsupportedError
+from clipfast.inputs import EXACT, DecodeOptions
+from clipfast.inputs.jpeg_decoders import JPEG_DECODERS
 from tests.random_weights import tiny, tiny_resnet
 
 
@@ -148,17 +151,26 @@ class _Cells:
         ):
             given = [sources[i % len(sources)] for i in range(count)]
             yield self._rate(f"{count} from {said}, clipfast {precision}", using, given)
+        given = [photographs[i % len(photographs)] for i in range(count)]
+        for decoder in JPEG_DECODERS:
+            said = f"{count} from JPEG 640 x 480 by {decoder}, clipfast {precision}"
+            try:
+                options = DecodeOptions(decode=decoder)
+            except UnsupportedError as error:
+                yield {"name": f"{self.config.name} {said}", "outcome": f"not measured: {error}"}
+            else:
+                yield self._rate(said, engine, given, options)
 
-    def _rate(self, said: str, engine: Engine, given: object) -> Row:
+    def _rate(self, said: str, engine: Engine, given: object, decode: DecodeOptions = EXACT) -> Row:
         row: Row = {"name": f"{self.config.name} {said}"}
         if _late(self.context, SECONDS_OF_A_CELL):
             return _not_reached(row["name"])
-        encoded = encode_images(engine, given)
+        encoded = encode_images(engine, given, decode)
         if not self.context.rehearsal:
             seconds = []
             for _ in range(3):
                 started = time.perf_counter()
-                encode_images(engine, given)
+                encode_images(engine, given, decode)
                 seconds.append(time.perf_counter() - started)
             row["items/s"] = round(len(encoded) / statistics.median(seconds))
         return row
