@@ -247,7 +247,7 @@ class Engine:
     def release(self) -> None:
         """Gives graphs, buffers and cached memory back to the device."""
         if self.placement is not None:
-            self.placement.images.release()
+            self.placement.release()
 
     def check_process(self) -> None:
         if os.getpid() != self._process:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +17,7 @@ from clipfast.device import (
     CudaLayer,
     DeviceImages,
     DeviceLayer,
+    DeviceTexts,
     MemoryLimit,
     Product,
     token_budget,
@@ -26,6 +27,7 @@ from clipfast.device.pipeline import Pipeline, Rows
 from clipfast.encoder import Encoder, TowerEncoder
 from clipfast.errors import UnsupportedError
 from clipfast.inputs import PixelBatch
+from clipfast.model import TextRows
 from clipfast.ops import Tensor
 
 MOST_IMAGES = 256
@@ -160,16 +162,21 @@ def _is_on_device(source: object) -> bool:
 class Placement:
     """One encoder on one device.
 
-    texts: how many rows of a text batch fit. text_rows: how many fill the device.
+    texts: graphs of small text batches, where they can be captured. text_rows: how many rows of texts fill the device.
     """
 
     images: DeviceImages
-    texts: MemoryLimit
+    texts: DeviceTexts | None
     text_rows: int
+
+    @cached_property
+    def text_limit(self) -> MemoryLimit:
+        """How many rows of texts fit."""
+        return MemoryLimit(self.images.layer, self.release)
 
     @property
     def most_text_rows(self) -> int:
-        return self.texts.within(self.text_rows)
+        return self.text_limit.within(self.text_rows)
 
     def ready(self, images: object) -> Tensor | None:
         """`images`, when they are a uint8 batch (N, 3, R, R) in the device's memory and nothing is left to prepare."""
@@ -180,7 +187,17 @@ class Placement:
 
     def describe(self) -> dict[str, Any]:
         """What was decided for this device."""
-        return {**self.images.describe(), "text rows a batch": self.most_text_rows}
+        return {
+            **self.images.describe(),
+            "text rows a batch": self.most_text_rows,
+            "text graphs": "launched one by one" if self.texts is None else self.texts.sizes,
+        }
+
+    def release(self) -> None:
+        """Gives graphs, buffers and cached memory back to the device."""
+        if self.texts is not None:
+            self.texts.release()
+        self.images.release()
 
 
 def layer_of(device: torch.device) -> DeviceLayer | None:
@@ -220,7 +237,20 @@ def place(
         resize=_resize(encoder) if device_resize else None,
     )
     rows = token_budget(_products(config.text), layer.multiprocessors, MOST_TEXT_ROWS)
-    return Placement(images, MemoryLimit(layer, images.release), rows)
+    return Placement(images, _text_graphs(encoder, layer), rows)
+
+
+def _text_graphs(encoder: Encoder, layer: DeviceLayer) -> DeviceTexts | None:
+    """Of packed texts, where nothing makes the host wait for their lengths."""
+    if not isinstance(encoder, TowerEncoder) or encoder.ops.packed_waits:
+        return None
+
+    def encode(ids: Tensor, positions: Tensor, cu_seqlens: Tensor, normalize: bool) -> Tensor:
+        with torch.inference_mode():
+            rows = encoder.encode_text_rows(TextRows(ids, positions, cu_seqlens))
+            return F.normalize(rows, dim=-1) if normalize else rows
+
+    return DeviceTexts(layer, encode)
 
 
 def _resize(encoder: Encoder) -> Resize:
