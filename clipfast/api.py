@@ -15,7 +15,7 @@ from clipfast.config import Activation, ModelConfig
 from clipfast.encoder import Encoder, TowerEncoder
 from clipfast.errors import InputError, UnsupportedError
 from clipfast.hidden_states import Layer, image_tokens, text_tokens
-from clipfast.inputs import DecodeOptions, preprocess_image
+from clipfast.inputs import Decode, DecodeOptions, preprocess_image
 from clipfast.loading import LoadArguments, Loaded, load_engine
 from clipfast.ops import Tensor
 from clipfast.text_batches import TextStatistics
@@ -35,6 +35,7 @@ def load(
     activation: Activation | None = None,
     threads: int | None = None,
     batch_invariant: bool = False,
+    resize: Literal["host", "device"] = "host",
 ) -> Model:
     """A model ready to encode.
 
@@ -52,6 +53,8 @@ def load(
         activation: "gelu" or "quick_gelu", over what the file or the table says.
         threads: CPU threads that compute, for this process (torch has one pool). None leaves it as it is.
         batch_invariant: a row's bits never depend on its batch: items are computed one at a time, which is slower.
+        resize: where decoded images are resized: "host", by the threads that decode, or "device", a GPU, to the same
+            bits. The second is for hosts with few cores; it takes pinned memory of 3.75 MiB for each image of a batch.
     Raises:
         CheckpointError: the weights cannot be loaded. UnsupportedError: device, precision or backend cannot serve.
         ConfigurationError: an argument has an unknown value.
@@ -66,6 +69,7 @@ def load(
             activation=activation,
             threads=threads,
             batch_invariant=batch_invariant,
+            resize=resize,
         )
     )
 
@@ -139,7 +143,7 @@ class Model:
         progress: bool = False,
         num_workers: int | None = None,
         output_device: str | torch.device | None = None,
-        decode: Literal["exact", "fast"] | DecodeOptions = "exact",
+        decode: Decode | DecodeOptions = "exact",
     ) -> Tensor:
         """Image embeddings, in input order.
 
@@ -153,7 +157,8 @@ class Model:
             progress: a bar on stderr.
             num_workers: threads that decode and resize; None is one a core.
             output_device: of the result; None is the inputs' device.
-            decode: "exact" is Pillow's full decoding; "fast" lets large JPEG files decode at a fraction of their size.
+            decode: "exact" is Pillow's full decoding; "fast" lets large JPEG files decode at a fraction of their size;
+                "torchcodec" and "nvimagecodec", which have to be installed, decode JPEG on a GPU, not to Pillow's bits.
                 `clipfast.inputs.DecodeOptions` also sets limits, formats and EXIF orientation.
         Returns: (N, E) float32.
         Raises: InputError with .index and .code.

@@ -80,7 +80,10 @@ class TowerEncoder:
         return encode_vision(p, config, self.ops, pixels).to(self.wide)
 
     def encode_texts(self, batch: TextBatch) -> Tensor:
-        rows = self.text_rows(batch)
+        return self.encode_text_rows(self.text_rows(batch))
+
+    def encode_text_rows(self, rows: TextRows) -> Tensor:
+        """`encode_texts` of rows that lie on the device."""
         return encode_text(self.parameters.text, self.config.text, self.ops, rows).to(self.wide)
 
     def image_tokens(self, pixels: Tensor, layers: int) -> Tensor:

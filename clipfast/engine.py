@@ -20,7 +20,7 @@ from clipfast.inputs import EXACT, DecodeOptions, PackedTexts, Tokenizer, image_
 from clipfast.inputs.packing import pack_tokens
 from clipfast.inputs.text_pieces import packed_pieces
 from clipfast.ops import Tensor
-from clipfast.placement import InThread, Passage, on_device, place
+from clipfast.placement import NO_DEVICE_RESIZE, InThread, Passage, Placement, on_device, place
 from clipfast.rows import RowsInOrder
 from clipfast.text_batches import TextBatches, TextCall, TextStatistics, active, finished
 
@@ -45,12 +45,24 @@ class Engine:
         *,
         batch_invariant: bool = False,
         layer: DeviceLayer | None = None,
+        device_resize: bool = False,
     ) -> None:
-        """layer: the accelerator that the encoder is on; None computes in the caller's thread."""
+        """Batches for one encoder.
+
+        Args:
+            layer: the accelerator that the encoder is on; None computes in the caller's thread.
+            device_resize: whether decoded images of the host are resized there.
+        Raises:
+            UnsupportedError: device_resize without a layer, or as `place`.
+        """
         self.encoder = encoder
-        self.placement = (
-            None if layer is None else place(encoder, layer, batch_invariant=batch_invariant)
-        )
+        self.placement: Placement | None = None
+        if layer is not None:
+            self.placement = place(
+                encoder, layer, batch_invariant=batch_invariant, device_resize=device_resize
+            )
+        elif device_resize:
+            raise UnsupportedError(f"{NO_DEVICE_RESIZE}: it is for weights loaded on a GPU")
         self._texts = TextBatches(encoder, self.placement, batch_invariant=batch_invariant)
         self.tokenizer = tokenizer
         self.batch_invariant = batch_invariant
@@ -107,13 +119,14 @@ class Engine:
                 num_workers=num_workers,
                 options=decode,
                 allocate=passage.allocate,
+                allocate_unresized=passage.allocate_unresized,
             )
             with closing(batches), _bar(progress, images, "image") as bar:
                 for batch in batches:
                     if batch.failures and errors == "raise":
                         raise batch.failures[0]
                     failed += batch.failures
-                    for indices, encoded in passage.put(batch.indices, batch.pixels):
+                    for indices, encoded in passage.put(batch):
                         rows.put(indices, encoded.to(output_device or encoded.device))
                     rows.leave_out(
                         [failure.index for failure in batch.failures if failure.index is not None]
@@ -234,7 +247,7 @@ class Engine:
     def release(self) -> None:
         """Gives graphs, buffers and cached memory back to the device."""
         if self.placement is not None:
-            self.placement.images.release()
+            self.placement.release()
 
     def check_process(self) -> None:
         if os.getpid() != self._process:

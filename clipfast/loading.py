@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -12,13 +13,13 @@ from clipfast import environment
 from clipfast.backends import select_ops
 from clipfast.backends.eight_bit import in_8_bits, parameters_in_8_bits
 from clipfast.checkpoint import Checkpoint, load_checkpoint
-from clipfast.checkpoint.pages import forget_freed_memory
 from clipfast.checkpoint.folds import fold
+from clipfast.checkpoint.pages import forget_freed_memory
 from clipfast.config import Activation, ModelConfig
 from clipfast.encoder import TowerEncoder
 from clipfast.engine import Engine
 from clipfast.errors import ConfigurationError, UnsupportedError
-from clipfast.inputs import Tokenizer, load_tokenizer
+from clipfast.inputs import load_tokenizer
 from clipfast.inputs.tokenizer_file import tokenizer_of
 from clipfast.ops import Ops
 from clipfast.parameters import Parameters, map_tensors
@@ -42,6 +43,7 @@ class LoadArguments:
     activation: Activation | None
     threads: int | None
     batch_invariant: bool
+    resize: Literal["host", "device"]
 
     def read_checkpoint(self) -> Checkpoint:
         """The weights of `source`. Raises: CheckpointError."""
@@ -62,6 +64,8 @@ class Loaded:
 
 def load_engine(arguments: LoadArguments) -> Loaded:
     """The engine of weights or of an export. Raises: as `clipfast.load`."""
+    if arguments.resize not in ("host", "device"):
+        raise ConfigurationError(f'resize={arguments.resize!r}: expected "host" or "device"')
     threads = arguments.threads
     if threads is not None:
         if threads < 1:
@@ -93,32 +97,31 @@ def _load_weights(arguments: LoadArguments, places: list[torch.device]) -> Loade
     if eight_bit:
         parameters = parameters_in_8_bits(parameters, precision)
     tokenizer = tokenizer_of(checkpoint.tokenizer_file, checkpoint.config.text)
-    invariant = arguments.batch_invariant
     engines = [
-        _engine_on(place, checkpoint.config, parameters, ops, tokenizer, invariant)
+        Engine(
+            _encoder_on(place, checkpoint.config, parameters, ops),
+            tokenizer,
+            batch_invariant=arguments.batch_invariant,
+            layer=layer_of(place),
+            device_resize=arguments.resize == "device",
+        )
         for place in places
     ]
     forget_freed_memory()
     where = ", ".join(map(str, places))
     logger.info("loaded %s: %s on %s, backend %s", checkpoint.source, precision, where, ops.name)
-    if invariant:
+    if arguments.batch_invariant:
         logger.warning("batch_invariant=True: items are encoded one at a time, at batch-1 speed")
     engine = engines[0] if len(engines) == 1 else ShardedEngine(engines)
     return Loaded(engine, precision, ops.name, lambda: checkpoint.fingerprint)
 
 
-def _engine_on(
-    place: torch.device,
-    config: ModelConfig,
-    parameters: Parameters,
-    ops: Ops,
-    tokenizer: Tokenizer,
-    batch_invariant: bool,
-) -> Engine:
+def _encoder_on(
+    place: torch.device, config: ModelConfig, parameters: Parameters, ops: Ops
+) -> TowerEncoder:
     if place.type != "cpu":
         parameters = map_tensors(parameters, lambda tensor: tensor.to(place))
-    encoder = TowerEncoder(config, parameters, ops, place)
-    return Engine(encoder, tokenizer, batch_invariant=batch_invariant, layer=layer_of(place))
+    return TowerEncoder(config, parameters, ops, place)
 
 
 def _load_export(arguments: LoadArguments, place: torch.device) -> Loaded:
@@ -133,5 +136,10 @@ def _load_export(arguments: LoadArguments, place: torch.device) -> Loaded:
         architecture=arguments.architecture,
         activation=arguments.activation,
     )
-    engine = Engine(encoder, load_tokenizer(), batch_invariant=arguments.batch_invariant)
+    engine = Engine(
+        encoder,
+        load_tokenizer(),
+        batch_invariant=arguments.batch_invariant,
+        device_resize=arguments.resize == "device",
+    )
     return Loaded(engine, described.dtype, runtime, lambda: described.fingerprint)

@@ -220,7 +220,7 @@ class Attention(Protocol):
         Args:
             qkv: (T, 3D), columns ordered query, key, value, each split into heads of Dh.
             heads: H.
-            cu_seqlens: (B + 1,) int32, sequence b is rows cu_seqlens[b]:cu_seqlens[b+1] (ragged), or
+            cu_seqlens: (B + 1,) int32, sequence b is rows cu_seqlens[b]:cu_seqlens[b+1] (ragged), possibly none; or
             length: every sequence has this many rows (T = B * length). Exactly one of the two.
         Returns: (T, D) in qkv's dtype, heads concatenated.
         Source: Vaswani et al. 2017, arXiv:1706.03762, equation 1.
@@ -254,7 +254,7 @@ class AttentionPool(Protocol):
 
         Args:
             query: (B, D). kv: (T, 2D), columns ordered key, value.
-            cu_seqlens, length: as in `Attention`: which keys belong to which query.
+            cu_seqlens, length: as in `Attention`: which keys belong to which query. A query without keys gets any row.
             key_rows: (K,) int32 or None: the keys of sequence b are the rows
                 key_rows[cu_seqlens[b]:cu_seqlens[b+1]] of kv (prefix trees share rows).
         Returns: (B, D) in query's dtype.
@@ -400,6 +400,8 @@ class Ops:
     adds_in_norm: bool = False
     # Products that do the LayerNorms within blocks, where the backend has them.
     stream: StreamProducts | None = None
+    # Whether packed attention makes the host wait for the device, which a graph may not.
+    packed_waits: bool = True
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
@@ -16,12 +17,17 @@ from clipfast.device import (
     CudaLayer,
     DeviceImages,
     DeviceLayer,
+    DeviceTexts,
     MemoryLimit,
     Product,
     token_budget,
 )
+from clipfast.device.images import Resize
 from clipfast.device.pipeline import Pipeline, Rows
 from clipfast.encoder import Encoder, TowerEncoder
+from clipfast.errors import UnsupportedError
+from clipfast.inputs import PixelBatch
+from clipfast.model import TextRows
 from clipfast.ops import Tensor
 
 MOST_IMAGES = 256
@@ -30,6 +36,7 @@ RESNET_PIXELS = 128 * 224 * 224
 MOST_TEXT_ROWS = 65536
 # Images of a batch that lives on the device, looked at together: a slice of it is no copy.
 _DEVICE_SLICE = 1024
+NO_DEVICE_RESIZE = 'resize="device" cannot be served'
 # What DLPack calls host memory: plain, and pinned.
 _DLPACK_HOST = (1, 3)
 
@@ -47,7 +54,12 @@ class Passage(Protocol):
         """Makes uint8 rows to decode into; None where any memory is as good."""
         ...
 
-    def put(self, indices: list[int], pixels: Tensor) -> Iterator[Rows]:
+    @property
+    def allocate_unresized(self) -> Callable[[int], Tensor | None] | None:
+        """Makes uint8 memory for the images of so many rows that are resized here; None where none are."""
+        ...
+
+    def put(self, batch: PixelBatch) -> Iterator[Rows]:
         """Takes a batch, and gives what is finished: positions, and their rows, valid until the next ones."""
         ...
 
@@ -67,8 +79,12 @@ class InThread:
     def allocate(self) -> None:
         return None
 
-    def put(self, indices: list[int], pixels: Tensor) -> Iterator[Rows]:
-        yield indices, self.encode(pixels)
+    @property
+    def allocate_unresized(self) -> None:
+        return None
+
+    def put(self, batch: PixelBatch) -> Iterator[Rows]:
+        yield batch.indices, self.encode(batch.pixels)
 
     def finish(self) -> Iterator[Rows]:
         return iter(())
@@ -91,11 +107,24 @@ class OnDevice:
             return pipeline.allocate(count)
         return torch.empty((count, *self.images.shape), dtype=torch.uint8)
 
-    def put(self, indices: list[int], pixels: Tensor) -> Iterator[Rows]:
+    def allocate_unresized(self, count: int) -> Tensor | None:
+        pipeline = self._made()
+        return pipeline.allocate_packed() if count <= pipeline.batch else None
+
+    def put(self, batch: PixelBatch) -> Iterator[Rows]:
+        indices, pixels = batch.indices, batch.pixels
         if pixels.dtype != torch.uint8 or pixels.device.type != "cpu":
             yield indices, self._run(pixels.to(self.images.layer.device))
             return
         pipeline = self._made()
+        if batch.unresized is not None:
+
+            def unpack(memory: Tensor, rows: Tensor) -> None:
+                images = {row: place.of(memory) for row, place in batch.places.items()}
+                self.images.resize_into(rows, images)
+
+            yield from pipeline.put(self._run, indices, pixels, batch.unresized, unpack)
+            return
         for at in range(0, max(1, len(pixels)), pipeline.batch):
             part = slice(at, at + pipeline.batch)
             yield from pipeline.put(self._run, indices[part], pixels[part])
@@ -133,16 +162,21 @@ def _is_on_device(source: object) -> bool:
 class Placement:
     """One encoder on one device.
 
-    text_memory: how many rows of a text batch fit. text_rows: how many fill the device.
+    texts: graphs of small text batches, where they can be captured. text_rows: how many rows of texts fill the device.
     """
 
     images: DeviceImages
-    text_memory: MemoryLimit
+    texts: DeviceTexts | None
     text_rows: int
+
+    @cached_property
+    def text_limit(self) -> MemoryLimit:
+        """How many rows of texts fit."""
+        return MemoryLimit(self.images.layer, self.release)
 
     @property
     def most_text_rows(self) -> int:
-        return self.text_memory.within(self.text_rows)
+        return self.text_limit.within(self.text_rows)
 
     def ready(self, images: object) -> Tensor | None:
         """`images`, when they are a uint8 batch (N, 3, R, R) in the device's memory and nothing is left to prepare."""
@@ -153,7 +187,17 @@ class Placement:
 
     def describe(self) -> dict[str, Any]:
         """What was decided for this device."""
-        return {**self.images.describe(), "text rows a batch": self.most_text_rows}
+        return {
+            **self.images.describe(),
+            "text rows a batch": self.most_text_rows,
+            "text graphs": "launched one by one" if self.texts is None else self.texts.sizes,
+        }
+
+    def release(self) -> None:
+        """Gives graphs, buffers and cached memory back to the device."""
+        if self.texts is not None:
+            self.texts.release()
+        self.images.release()
 
 
 def layer_of(device: torch.device) -> DeviceLayer | None:
@@ -161,11 +205,16 @@ def layer_of(device: torch.device) -> DeviceLayer | None:
     return CudaLayer(device) if device.type == "cuda" else None
 
 
-def place(encoder: Encoder, layer: DeviceLayer, *, batch_invariant: bool) -> Placement:
+def place(
+    encoder: Encoder, layer: DeviceLayer, *, batch_invariant: bool, device_resize: bool = False
+) -> Placement:
     """The encoder on the layer's device.
 
     Args:
         batch_invariant: images go one at a time, each through the graph of one image.
+        device_resize: whether images of the host are resized on the device.
+    Raises:
+        UnsupportedError: device_resize of another resize than the operation's.
     """
     config = encoder.config
     ours = isinstance(encoder, TowerEncoder)
@@ -185,9 +234,37 @@ def place(encoder: Encoder, layer: DeviceLayer, *, batch_invariant: bool) -> Pla
         config.embed_dim,
         encoder.wide if isinstance(encoder, TowerEncoder) else torch.float32,
         graphs=ours,
+        resize=_resize(encoder) if device_resize else None,
     )
     rows = token_budget(_products(config.text), layer.multiprocessors, MOST_TEXT_ROWS)
-    return Placement(images, MemoryLimit(layer, images.release), rows)
+    return Placement(images, _text_graphs(encoder, layer), rows)
+
+
+def _text_graphs(encoder: Encoder, layer: DeviceLayer) -> DeviceTexts | None:
+    """Of packed texts, where nothing makes the host wait for their lengths."""
+    if not isinstance(encoder, TowerEncoder) or encoder.ops.packed_waits:
+        return None
+
+    def encode(ids: Tensor, positions: Tensor, cu_seqlens: Tensor, normalize: bool) -> Tensor:
+        with torch.inference_mode():
+            rows = encoder.encode_text_rows(TextRows(ids, positions, cu_seqlens))
+            return F.normalize(rows, dim=-1) if normalize else rows
+
+    return DeviceTexts(layer, encode)
+
+
+def _resize(encoder: Encoder) -> Resize:
+    """The encoder's `resize_crop`, to its size."""
+    config = encoder.config
+    operation = encoder.ops.resize_crop if isinstance(encoder, TowerEncoder) else None
+    if operation is None:
+        raise UnsupportedError(f"{NO_DEVICE_RESIZE}: this backend has no resize_crop operation")
+    how = (config.preprocess.interpolation, config.preprocess.resize_mode)
+    if how != ("bicubic", "shortest"):
+        raise UnsupportedError(
+            f"{NO_DEVICE_RESIZE}: {config.name} resizes {how}, and the operation bicubic, shortest"
+        )
+    return partial(operation, size=config.vision.image_size)
 
 
 def _batching(

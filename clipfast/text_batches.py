@@ -93,7 +93,7 @@ class TextBatches:
                 call.advance(-sum(done))
             largest = max(plan, key=lambda batch: len(batch.ids))
             alone = len(largest.cu_seqlens) == 2
-            self._placement.text_memory.halve(1 if alone else len(largest.ids))
+            self._placement.text_limit.halve(1 if alone else len(largest.ids))
 
     def _plan(self, packed: PackedTexts, call: TextCall) -> TextPlan:
         if self._batch_invariant:
@@ -124,6 +124,11 @@ class TextBatches:
         return torch.empty(0, self._encoder.config.embed_dim) if out is None else out
 
     def _batch(self, batch: TextBatch, normalize: bool) -> Tensor:
+        graphs = None if self._placement is None else self._placement.texts
+        if graphs is not None and batch.key_rows is None:
+            rows = graphs.run(batch.ids, batch.positions, batch.cu_seqlens, normalize)
+            if rows is not None:
+                return rows
         with torch.inference_mode():
             return finished(self._encoder.encode_texts(batch), normalize)
 

@@ -20,6 +20,7 @@ import triton.language as tl
 
 from clipfast.errors import ConfigurationError
 from clipfast.kernels.configs import AttentionTile, Hardware, attention_tile, hardware_of
+from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
 from clipfast.kernels.operands import check_matrix, flat_output, unsupported_dtype
 
 MIN_HEAD_DIM, MAX_HEAD_DIM = 16, 128
@@ -72,8 +73,9 @@ def _attention_kernel(
     out_ptr, qkv_ptr, cu_queries_ptr, cu_keys_ptr, key_rows_ptr,
     stride_out, stride_qkv, length, heads, blocks, CAUSAL: tl.constexpr,
     HEAD_DIM: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, REST_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, REST_N: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous(PDL)
     block = tl.program_id(0) % blocks
     head = tl.program_id(0) // blocks % heads
     sequence = tl.program_id(0) // blocks // heads
@@ -171,11 +173,11 @@ def attention(
     kind = "packed" if causal or length is None else "dense"
     tile, head = _tile(kind, qkv, heads, hardware)
     if length is None:
-        return _launch(tile, head, qkv, heads, cu_seqlens, None, None, 0, 1, causal, out)
+        return _launch(hardware, tile, head, qkv, heads, cu_seqlens, None, None, 0, 1, causal, out)
     if length < 1 or qkv.shape[0] % length:
         raise ConfigurationError(f"qkv has {qkv.shape[0]} rows; expected a multiple of {length=}")
     blocks = triton.cdiv(length, tile.queries)
-    return _launch(tile, head, qkv, heads, None, None, None, length, blocks, causal, out)
+    return _launch(hardware, tile, head, qkv, heads, None, None, None, length, blocks, causal, out)
 
 
 def tree_attention(
@@ -204,8 +206,9 @@ def tree_attention(
         raise ConfigurationError(
             f"cu_keys has shape {tuple(cu_keys.shape)}; expected cu_queries', {tuple(cu_queries.shape)}"
         )
-    tile, head = _tile("packed", qkv, heads, hardware or hardware_of(qkv.device))
-    return _launch(tile, head, qkv, heads, cu_queries, cu_keys, key_rows, 0, 1, True, out)
+    hardware = hardware or hardware_of(qkv.device)
+    tile, head = _tile("packed", qkv, heads, hardware)
+    return _launch(hardware, tile, head, qkv, heads, cu_queries, cu_keys, key_rows, 0, 1, True, out)
 
 
 def _tile(
@@ -223,6 +226,7 @@ def _tile(
 
 
 def _launch(
+    hardware: Hardware,
     tile: AttentionTile,
     head: int,
     qkv: torch.Tensor,
@@ -252,6 +256,7 @@ def _launch(
         TAIL=0 if head == head_dim else max(16, triton.next_power_of_2(head_dim - head)),
         BLOCK_M=tile.queries, BLOCK_N=tile.keys, REST_N=rest,
         num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+        **dependent_launch(hardware, qkv.device),
     )  # fmt: skip
     return out
 

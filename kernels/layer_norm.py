@@ -17,7 +17,8 @@ import triton
 import triton.language as tl
 
 from clipfast.errors import ConfigurationError
-from clipfast.kernels.configs import row_warps
+from clipfast.kernels.configs import Hardware, hardware_of, row_warps
+from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
 from clipfast.kernels.operands import (
     check_matrix,
     check_vector,
@@ -34,8 +35,9 @@ QUANTISED_LIMIT = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}
 def _layer_norm_kernel(
     y_ptr, r_ptr, scale_ptr, x_ptr, residual_ptr, weight_ptr, bias_ptr,
     stride_y, stride_r, stride_x, stride_residual, D, eps,
-    LIMIT: tl.constexpr, BLOCK_D: tl.constexpr,
+    LIMIT: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK_D)
     inside = columns < D
@@ -76,6 +78,7 @@ def layer_norm(
     *,
     dtype: torch.dtype | None = None,
     out: torch.Tensor | None = None,
+    hardware: Hardware | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """y = (r - mean(r)) * rsqrt(var(r) + eps) * weight + bias with r = x + residual; and r; and y's row scales.
 
@@ -83,7 +86,7 @@ def layer_norm(
         x: (M, D) floating point. residual: (M, D) or None.
         weight, bias: (D,) or None.
         dtype: of y, x's when None; torch.float8_e4m3fn and torch.int8 quantise each row to y * scale.
-        out: where y goes, a fresh tensor when None.
+        out: where y goes, a fresh tensor when None. hardware: what it runs on, the device's when None.
     Returns: y (M, D); r (M, D) in the residual's dtype or None; scale (M,) float32 or None. Statistics in float32.
     Raises:
         ConfigurationError: a shape or stride is not as written above, or D > MAX_WIDTH.
@@ -111,6 +114,7 @@ def layer_norm(
             y.stride(0), row_stride(r), x.stride(0), row_stride(residual), width, eps,
             LIMIT=limit, BLOCK_D=block,
             num_warps=row_warps(block), enable_fp_fusion=True,
+            **dependent_launch(hardware or hardware_of(x.device), x.device),
         )  # fmt: skip
     return y, r, scale
 

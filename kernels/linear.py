@@ -23,6 +23,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from clipfast.errors import ConfigurationError
 from clipfast.kernels.configs import GROUP_M, Hardware, Tile, hardware_of, linear_tile
+from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
 from clipfast.kernels.operands import (
     check_matrix,
     check_vector,
@@ -111,8 +112,9 @@ def _linear_kernel(
     stride_y, stride_x, stride_weight, stride_residual, parts, eps, M, N, K,
     ACTIVATION: tl.constexpr, DESCRIPTORS: tl.constexpr, PARTS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    SLICE_N: tl.constexpr, GROUP_M: tl.constexpr,
+    SLICE_N: tl.constexpr, GROUP_M: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous(PDL)
     tiles_m = tl.cdiv(M, BLOCK_M)
     tiles_n = tl.cdiv(N, BLOCK_N)
     for tile in tl.range(
@@ -261,6 +263,7 @@ def _launch(
         PARTS=triton.next_power_of_2(max(1, parts)),
         BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, SLICE_N=slice_n, GROUP_M=GROUP_M,
         num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+        **dependent_launch(hardware, x.device),
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ import triton.language as tl
 
 from clipfast.errors import ConfigurationError
 from clipfast.kernels.configs import GROUP_M, LINEAR_8BIT, Hardware, Tile, hardware_of
+from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
 from clipfast.kernels.layer_norm import QUANTISED_LIMIT
 from clipfast.kernels.linear import ACTIVATIONS, activate, described, finish, tile_position
 from clipfast.kernels.operands import (
@@ -83,8 +84,9 @@ def _linear_8bit_kernel(
     stride_y, stride_x, stride_weight, stride_residual, groups, M, N, K,
     ACTIVATION: tl.constexpr, DESCRIPTORS: tl.constexpr, GROUPED: tl.constexpr, LIMIT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    SLICE_N: tl.constexpr, GROUP_M: tl.constexpr,
+    SLICE_N: tl.constexpr, GROUP_M: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous(PDL)
     tiles_m = tl.cdiv(M, BLOCK_M)
     tiles_n = tl.cdiv(N, BLOCK_N)
     for tile in tl.range(
@@ -242,6 +244,7 @@ def _launch(
         LIMIT=QUANTISED_LIMIT[x.dtype],
         BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, SLICE_N=tile.slice_n, GROUP_M=GROUP_M,
         num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+        **dependent_launch(hardware, x.device),
     )  # fmt: skip
 
 

@@ -23,6 +23,8 @@ KERNEL_ERROR_FACTOR = 2.0
 FAST_DECODE_PIXEL_COSINE = 0.999
 # The same of a tiny random tower's embeddings. Measured: 0.99999.
 FAST_DECODE_EMBEDDING_COSINE = 0.99
+# Pixels of other JPEG decoders, likewise. Measured: nvImageCodec 0.9 on a CPU, 1.
+JPEG_DECODER_PIXEL_COSINE = 0.999
 
 # ---- parity --------------------------------------------------------------------------------------------------
 # unit rows in float32 against transformers' and open_clip's own forward passes (the project's promise).

@@ -106,7 +106,8 @@ def _layers(
     name: str, rows: int, width: int, mlp: int, activation: str, hardware: Hardware
 ) -> dict[str, Case]:
     """The four products of a block, the residual stream in fp32, with a LayerNorm before them and without."""
-    call = partial(layer_norm, meta(rows, width, dtype=FP32), None, None, 1e-5, dtype=BF16)
+    x = meta(rows, width, dtype=FP32)
+    call = partial(layer_norm, x, None, None, 1e-5, dtype=BF16, hardware=hardware)
     found = {}
     for stream in (False, True):
         found |= _linear(f"{name} qkv", rows, 3 * width, width, hardware, stream=stream)
@@ -205,11 +206,12 @@ def _small(hardware: Hardware) -> dict[str, Case]:
         found[f"patch_embed float P {patch}"] = Case(call, "warpgroup", narrow=patch == 14)
     for width in (512, 768, 1280, 2048):
         x, vector = meta(TEXT_ROWS, width), meta(width)
-        added = partial(layer_norm, x, vector, vector, 1e-5, meta(TEXT_ROWS, width, dtype=FP32))
+        residual = meta(TEXT_ROWS, width, dtype=FP32)
+        added = partial(layer_norm, x, vector, vector, 1e-5, residual, hardware=hardware)
         found[f"layer_norm residual D {width}"] = Case(added, None)
         for dtype in (torch.int8, torch.float8_e4m3fn):
             if dtype == torch.int8 or hardware.architecture >= 89:
-                call = partial(layer_norm, x, None, None, 1e-5, dtype=dtype)
+                call = partial(layer_norm, x, None, None, 1e-5, dtype=dtype, hardware=hardware)
                 found[f"layer_norm quantised D {width} {dtype}"] = Case(call, None)
     return found
 

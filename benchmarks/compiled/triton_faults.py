@@ -44,6 +44,22 @@ def _without_waits() -> list[str]:
     return gates(cases(90)[LAYER], inspect_ptx(replace(sound, ptx=broken)))
 
 
+def _without_dependency() -> list[str]:
+    """A kernel that starts under the one before and does not wait for it."""
+    sound = _layer(90)
+    lines = sound.ptx.splitlines()
+    broken = "\n".join(line for line in lines if "griddepcontrol.wait" not in line)
+    return gates(cases(90)[LAYER], inspect_ptx(replace(sound, ptx=broken)))
+
+
+def _late_dependency() -> list[str]:
+    """The same, with a load before its wait."""
+    sound = _layer(90)
+    early = "ld.global.b32 %r1, [%rd1];\n"
+    broken = sound.ptx.replace("griddepcontrol.wait", early + "griddepcontrol.wait", 1)
+    return gates(cases(90)[LAYER], replace(sound, ptx=broken))
+
+
 def _misaligned(architecture: int, dtype: torch.dtype = torch.bfloat16) -> list[str]:
     """Rows of 1023 elements, which no 16-byte load can carry."""
     x, weight = meta(4096, 1023, dtype=dtype), meta(1024, 1023, dtype=dtype)
@@ -96,5 +112,7 @@ FAULTS = {
     "rows without alignment, 90": Fault(lambda: _misaligned(90), "tiles do not travel by TMA"),
     "fp8 rows without alignment, 90": Fault(_misaligned_fp8, "tiles do not travel by TMA"),
     "wgmma without its waits": Fault(_without_waits, "C7517"),
+    "no wait for the kernel before": Fault(_without_dependency, "griddepcontrol.wait"),
+    "a load before that wait": Fault(_late_dependency, "before griddepcontrol.wait"),
     "one register over the budget": Fault(_over_budget, "registers; the budget is"),
 }

@@ -1,10 +1,13 @@
 """What may never happen in a compiled Triton kernel, in words.
 
 The class of matrix instructions, 16-byte loads (TMA, cp.async), no spills, no stack, shared memory within the
-architecture's limit, no warning of the assembler (serialised wgmma is one).
+architecture's limit, no warning of the assembler (serialised wgmma is one); kernels that start under the one before
+wait for it before they touch global memory.
 """
 
 from __future__ import annotations
+
+import re
 
 from benchmarks.compiled.triton_cases import Case
 from benchmarks.compiled.triton_kernels import SHARED_LIMIT, Compiled
@@ -13,6 +16,11 @@ from benchmarks.compiled.triton_kernels import SHARED_LIMIT, Compiled
 ROW_KERNELS = {"_layer_norm_kernel", "_attention_pool_kernel", "_softmax_kernel"}
 # Kernels whose tiles the tensor memory accelerator carries, where there is one.
 TILED_KERNELS = {"_linear_kernel", "_linear_8bit_kernel"}
+# Kernels that are launched while the one before still runs, where the architecture can.
+DEPENDENT_KERNELS = TILED_KERNELS | {"_attention_kernel", "_layer_norm_kernel"}
+# Whatever reads or writes global memory, prefetches of it included; descriptors are parameters.
+_GLOBAL = re.compile(r"\b(?:ld|st|red|atom|prefetch)\S*\.global\b|\bcp\.async\.\S*(?:global|bulk)")
+_WAIT, _BLOCK = "griddepcontrol.wait", re.compile(r"^\$L__BB\S*:")
 _WARPGROUP = {80: "mma.sync", 89: "mma.sync", 90: "wgmma", 100: "tcgen05", 120: "mma.sync"}
 
 
@@ -26,7 +34,8 @@ def gates(case: Case, compiled: Compiled) -> list[str]:
         )
     if compiled.shared > limit:
         faults.append(f"{compiled.shared} bytes of shared memory; the limit is {limit}")
-    return faults + _wrong_product(case, compiled) + _narrow_loads(case, compiled)
+    faults += _wrong_product(case, compiled) + _narrow_loads(case, compiled)
+    return faults + _early_accesses(compiled)
 
 
 def _wrong_product(case: Case, compiled: Compiled) -> list[str]:
@@ -52,6 +61,21 @@ def _narrow_loads(case: Case, compiled: Compiled) -> list[str]:
     if copies["cp.async 4"]:
         faults.append(f"{copies['cp.async 4']} copies of 4 bytes")
     return faults
+
+
+def _early_accesses(compiled: Compiled) -> list[str]:
+    """The wait stands in the first block, before every access; a kernel of 8.x has none."""
+    expected = compiled.kernel in DEPENDENT_KERNELS and compiled.architecture >= 90
+    if not expected:
+        return [f"{_WAIT} in a kernel that nothing starts early"] if _WAIT in compiled.ptx else []
+    for line in compiled.ptx.splitlines():
+        if _WAIT in line:
+            return []
+        if _GLOBAL.search(line):
+            return [f"{line.strip()} before {_WAIT}"]
+        if _BLOCK.match(line):
+            break
+    return [f"no {_WAIT} in the first block"]
 
 
 def figures(compiled: Compiled) -> dict[str, int]:

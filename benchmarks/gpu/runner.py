@@ -18,6 +18,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ ROOT = Path(__file__).parents[2]
 # Modules of benchmarks.gpu.sections; a kernel's section comes before the towers'.
 SECTIONS = ("parity", "cuda_parity", "kernels", "cuda_kernels", "engine", "towers")
 MINUTES = 8.5
+# Triton, the peers, and what decodes.
+PACKAGES = ("triton", "transformers", "timm", "open_clip_torch", "simplejpeg", "torchcodec")
 Results = dict[str, dict[str, Any]]
 
 
@@ -131,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     header: dict[str, Any] = {"machine": machine_info(), "commit": commit_info()}
     header["rehearsal"] = options.rehearse
-    header["versions"] = {"torch": torch.__version__, "triton": _triton_version()}
+    header["versions"] = {"torch": torch.__version__, **_versions()}
     if not options.rehearse:
         capability = torch.cuda.get_device_capability()
         header["device"] = torch.cuda.get_device_name()
@@ -154,7 +158,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if built and all(entry["ok"] for entry in results.values()) else 1
 
 
-def _triton_version() -> str:
-    import triton
-
-    return triton.__version__
+def _versions() -> dict[str, str]:
+    """Of what runs beside torch, where it is installed under its own name."""
+    found = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

@@ -19,7 +19,10 @@ from PIL import Image, ImageDraw, ImageFont
 NOT_MEASURED = "not measured"
 _CELL = re.compile(r"(?P<model>\S+) batch (?P<batch>\d+), (?P<contestant>.+)")
 _SIDE, _MARGIN = 640, 70
-_COLOURS = ("#d4442e", "#e58a2b", "#8a1c7c", "#3b6ea5", "#5f7f5f", "#6e7781")
+_COLOURS = (
+    "#d4442e", "#e58a2b", "#8a1c7c", "#c8a400", "#3b6ea5", "#5f7f5f",
+    "#6e7781", "#1b9aaa", "#4b3f72", "#9c6644", "#2d2d2d", "#b5838d",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

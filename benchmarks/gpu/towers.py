@@ -12,7 +12,13 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F
 
-from clipfast.config import Activation, ModelConfig, TextConfig, VisionTransformerConfig
+from clipfast.config import (
+    Activation,
+    ModelConfig,
+    ResNetConfig,
+    TextConfig,
+    VisionTransformerConfig,
+)
 
 Tensor = torch.Tensor
 FP8 = torch.float8_e4m3fn
@@ -127,6 +133,91 @@ class VisionTower(torch.nn.Module):
             x = block(x)
         y = F.layer_norm(x[:, 0], x.shape[-1:], self.ln_post_weight, self.ln_post_bias, self.eps)
         return F.normalize((y @ self.proj).float(), dim=-1)
+
+
+class Convolution(torch.nn.Module):
+    """A convolution without bias, then BatchNorm with its running statistics."""
+
+    def __init__(
+        self, weights: Mapping[str, Tensor], convolution: str, norm: str, stride: int = 1
+    ) -> None:
+        super().__init__()
+        self.register_buffer("weight", weights[f"{convolution}.weight"])
+        for part in ("running_mean", "running_var", "weight", "bias"):
+            self.register_buffer(f"norm_{part}", weights[f"{norm}.{part}"])
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = self.weight.shape[-1] // 2
+        x = F.conv2d(x, self.weight, stride=self.stride, padding=padding)
+        statistics = (self.norm_running_mean, self.norm_running_var)
+        return F.batch_norm(x, *statistics, self.norm_weight, self.norm_bias, eps=1e-5)
+
+
+class Bottleneck(torch.nn.Module):
+    """Three convolutions beside a shortcut; strides are average pools."""
+
+    def __init__(self, weights: Mapping[str, Tensor], name: str, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.convolutions = torch.nn.ModuleList(
+            Convolution(weights, f"{name}.conv{i}", f"{name}.bn{i}") for i in (1, 2, 3)
+        )
+        shortcut = f"{name}.downsample"
+        self.downsample = (
+            Convolution(weights, f"{shortcut}.0", f"{shortcut}.1")
+            if f"{shortcut}.0.weight" in weights
+            else torch.nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third = self.convolutions
+        y = F.relu(second(F.relu(first(x))))
+        if self.stride > 1:
+            x, y = F.avg_pool2d(x, self.stride), F.avg_pool2d(y, self.stride)
+        return F.relu(third(y) + self.downsample(x))
+
+
+class ResNetTower(torch.nn.Module):
+    """(B, 3, R, R) normalised pixels in the weights' dtype -> (B, E) unit rows, of CLIP's modified ResNet."""
+
+    def __init__(self, weights: Mapping[str, Tensor], config: ModelConfig) -> None:
+        super().__init__()
+        vision = config.vision
+        assert isinstance(vision, ResNetConfig)
+        self.heads = vision.heads
+        self.stem = torch.nn.ModuleList(
+            Convolution(weights, f"visual.conv{i}", f"visual.bn{i}", stride=2 if i == 1 else 1)
+            for i in (1, 2, 3)
+        )
+        self.blocks = torch.nn.Sequential(
+            *(
+                Bottleneck(
+                    weights, f"visual.layer{stage}.{i}", stride=2 if stage > 1 and i == 0 else 1
+                )
+                for stage, count in enumerate(vision.blocks, start=1)
+                for i in range(count)
+            )
+        )
+        pool = "visual.attnpool"
+        self.register_buffer("positions", weights[f"{pool}.positional_embedding"])
+        self.q, self.k, self.v, self.c = (
+            Layer(weights[f"{pool}.{part}_proj.weight"], weights[f"{pool}.{part}_proj.bias"])
+            for part in "qkvc"
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = pixels
+        for convolution in self.stem:
+            x = F.relu(convolution(x))
+        x = self.blocks(F.avg_pool2d(x, 2)).flatten(2).transpose(1, 2)
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + self.positions
+        q, k, v = (
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for part in (self.q(x[:, :1]), self.k(x), self.v(x))
+        )
+        pooled = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1)
+        return F.normalize(self.c(pooled).float(), dim=-1)
 
 
 class TextTower(torch.nn.Module):

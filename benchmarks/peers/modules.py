@@ -6,6 +6,7 @@ transformers' for the vision transformers and texts, open_clip's for ResNets, wh
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ from safetensors.torch import load_file
 
 from benchmarks import work as inputs
 from benchmarks.work import MODELS, TEXT_TASKS, Work, has_resnet
+from clipfast.config import ModelConfig
+from tests.layouts import hf_config, to_hf
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}
 
@@ -105,7 +108,11 @@ def make_torchvision_importable() -> None:
 _KEPT: list[torch.library.Library] = []  # a library's definitions live as long as it does
 
 
-def _transformers_tower(work: Work, which: str) -> torch.nn.Module:
+def transformers_tower(
+    weights: Mapping[str, torch.Tensor], config: ModelConfig, which: str
+) -> torch.nn.Module:
+    """transformers' "vision" or "text" tower with the canonical weights, float32. Raises: ValueError for ResNets."""
+    described = hf_config(config)
     make_torchvision_importable()
     from transformers import (
         CLIPConfig,
@@ -113,16 +120,19 @@ def _transformers_tower(work: Work, which: str) -> torch.nn.Module:
         CLIPVisionModelWithProjection,
     )
 
-    from tests.weights import hf_config, to_hf
-
-    config = CLIPConfig(**hf_config(MODELS[work.model]))
+    whole = CLIPConfig(**described)
     module = (
-        CLIPTextModelWithProjection(config.text_config)
+        CLIPTextModelWithProjection(whole.text_config)
         if which == "text"
-        else CLIPVisionModelWithProjection(config.vision_config)
+        else CLIPVisionModelWithProjection(whole.vision_config)
     )
-    tensors = to_hf(load_file(Path(work.weights, "open_clip_model.safetensors")))
+    tensors = to_hf(dict(weights))
     own = {name: tensors[name] for name in module.state_dict() if name in tensors}
     missing = module.load_state_dict(own, strict=False).missing_keys
     assert not missing, f"transformers' tower wants {missing}"
     return module
+
+
+def _transformers_tower(work: Work, which: str) -> torch.nn.Module:
+    weights = load_file(Path(work.weights, "open_clip_model.safetensors"))
+    return transformers_tower(weights, MODELS[work.model], which)

@@ -166,9 +166,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
 
 
 def _rows_by_length(cu_seqlens: Tensor) -> Iterator[Tensor]:
-    """For each sequence length n: the rows (sequences, n) of the sequences that have it; nothing is padded."""
+    """For each sequence length n > 0: the rows (sequences, n) of the sequences that have it; nothing is padded."""
     starts, lengths = cu_seqlens[:-1].long(), cu_seqlens.diff()
-    for n in torch.unique(lengths).tolist():
+    for n in filter(None, torch.unique(lengths).tolist()):
         first = starts[lengths == n]
         yield first[:, None] + torch.arange(n, device=first.device)
 

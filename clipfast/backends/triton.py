@@ -69,6 +69,7 @@ def make_ops() -> Ops:
         log_sum_exp=log_sum_exp,
         unsupported_reason=_operation_unsupported,
         stream=StreamProducts(_add_to_stream, _read_stream),
+        packed_waits=False,
         sources={"convolution": "reference (torch)"},
     )
 

@@ -36,7 +36,9 @@ def forget_pages(tensors: Iterable[torch.Tensor]) -> None:
 def forget_freed_memory() -> None:
     """Give the allocator's free pages back: loading leaves a hundred megabytes of them behind."""
     if sys.platform.startswith("linux"):
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; other C libraries keep little
+        trim = getattr(
+            ctypes.CDLL(None), "malloc_trim", None
+        )  # glibc's; other C libraries keep little
         if trim is not None:
             trim(0)
 

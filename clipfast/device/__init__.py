@@ -10,12 +10,14 @@ from clipfast.device.host import HostLayer, HostMemoryError
 from clipfast.device.images import DeviceImages
 from clipfast.device.layer import DeviceLayer
 from clipfast.device.memory import MemoryLimit
+from clipfast.device.texts import DeviceTexts
 
 __all__ = [
     "Batching",
     "CudaLayer",
     "DeviceImages",
     "DeviceLayer",
+    "DeviceTexts",
     "HostLayer",
     "HostMemoryError",
     "MemoryLimit",

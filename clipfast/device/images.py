@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,11 @@ from clipfast.device.layer import DeviceLayer, Tensor
 from clipfast.device.memory import MemoryLimit
 from clipfast.device.pipeline import Pipeline
 
+# (H, W, 3) uint8 images of any sizes -> (n, *shape) uint8, on the device.
+Resize = Callable[[Sequence[Tensor]], Tensor]
+# Bytes a batch and image for those that the device resizes; what does not fit is resized before.
+UNRESIZED_BYTES = 3 * 512 * 512
+
 
 class DeviceImages:
     """The image encoder of one device. Several threads may use it.
@@ -23,6 +28,7 @@ class DeviceImages:
         encode: (b, *shape) on the device, normalize -> (b, width) on the device.
         shape: of one image. width, dtype: of a row.
         graphs: whether `encode` can be captured: nothing in it waits for the device.
+        resize: makes images of other sizes on the device, instead of before; None where the host does.
     """
 
     def __init__(
@@ -35,12 +41,14 @@ class DeviceImages:
         dtype: torch.dtype,
         *,
         graphs: bool,
+        resize: Resize | None = None,
     ) -> None:
         self.layer = layer
         self.shape = shape
         self._encode = encode
         self._batching = batching
         self._row = (shape, width, dtype)
+        self._resize = resize
         self._graphs = (
             Graphs(layer, encode, batching.bucket, shape, batching.most) if graphs else None
         )
@@ -66,6 +74,26 @@ class DeviceImages:
         )
         with torch.inference_mode(False):  # ordinary tensors leave, usable with autograd
             return rows.clone() if rows.is_inference() else rows
+
+    def resize_into(self, rows: Tensor, images: Mapping[int, Tensor]) -> None:
+        """rows[i] = images[i] in their size, in the order of the current stream.
+
+        Args:
+            rows: (n, *shape) uint8 on the device. images: row, ascending -> (H, W, 3) uint8 on the device.
+        Raises: DeviceMemoryError.
+        """
+        resize = self._resize
+        assert resize is not None, "images of other sizes come only where they are resized"
+        given = list(images.values())
+
+        def resized(at: Tensor) -> Tensor:
+            return resize([given[place] for place in at.tolist()])
+
+        done = 0
+        for first, count in _runs(images):
+            places = torch.arange(done, done + count)
+            rows[first : first + count] = self._memory.run(resized, places, _even, count)
+            done += count
 
     @contextmanager
     def pipeline(self, batch_size: int | None) -> Iterator[Pipeline]:
@@ -97,6 +125,7 @@ class DeviceImages:
             "images a batch": self.batch(None),
             "most images a batch": self._memory.within(self._batching.most),
             "graphs": "launched one by one" if self._graphs is None else self._graphs.sizes,
+            "resize": "host" if self._resize is None else "device",
         }
 
     def _one_batch(self, pixels: Tensor, normalize: bool) -> Tensor:
@@ -118,10 +147,25 @@ class DeviceImages:
         while True:
             batch = self.batch(batch_size)
             try:
-                return Pipeline(self.layer, batch, *self._row)
+                packed = 0 if self._resize is None else batch * UNRESIZED_BYTES
+                return Pipeline(self.layer, batch, *self._row, packed)
             except self.layer.out_of_memory:
                 pass
             self._memory.halve(batch)
+
+
+def _runs(ascending: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Neighbours together: the first one, and how many they are."""
+    first = count = 0
+    for number in ascending:
+        if count and number == first + count:
+            count += 1
+            continue
+        if count:
+            yield first, count
+        first, count = number, 1
+    if count:
+        yield first, count
 
 
 def _even(count: int, limit: int | None) -> list[int]:

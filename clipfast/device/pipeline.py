@@ -23,6 +23,8 @@ _DEVICE_BUFFERS = 2
 _IN_FLIGHT = 2
 
 Encode = Callable[[Tensor], Tensor]
+# (bytes,) uint8 on the device, and rows of a batch there, some of which it writes.
+Unpack = Callable[[Tensor, Tensor], None]
 # Positions in the input, and their rows on the host, which are valid until the next ones are asked for.
 Rows = tuple[list[int], Tensor]
 
@@ -43,6 +45,7 @@ class Pipeline:
 
     Args:
         batch: most images a batch. shape: of one image, uint8. width, dtype: of a row.
+        packed: bytes a batch that travel beside its images, for the device to make some of them.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Pipeline:
         shape: tuple[int, ...],
         width: int,
         dtype: torch.dtype,
+        packed: int = 0,
     ) -> None:
         self._layer = layer
         self.batch = batch
@@ -59,6 +63,11 @@ class Pipeline:
         self._rows = Ring(layer, _IN_FLIGHT + 1, batch, (width,), dtype)
         self._buffers = [
             layer.device_buffer((batch, *shape), torch.uint8) for _ in range(_DEVICE_BUFFERS)
+        ]
+        self._packed = Ring(layer, _PIXEL_BUFFERS, packed, (), torch.uint8) if packed else None
+        self._packed_buffers = [
+            layer.device_buffer((packed,), torch.uint8)
+            for _ in range(_DEVICE_BUFFERS if packed else 0)
         ]
         # When the computation that last read each buffer is done.
         self._read: list[Event | None] = [None] * _DEVICE_BUFFERS
@@ -70,20 +79,34 @@ class Pipeline:
         """(count, *shape) uint8 to decode into; `put` takes it back."""
         return self._pixels.take(count)
 
-    def put(self, encode: Encode, indices: list[int], pixels: Tensor) -> Iterator[Rows]:
+    def allocate_packed(self) -> Tensor | None:
+        """(packed,) bytes to fill, which `put` takes back; None where a batch has none."""
+        return None if self._packed is None else self._packed.take(self._packed.rows)
+
+    def put(
+        self,
+        encode: Encode,
+        indices: list[int],
+        pixels: Tensor,
+        packed: Tensor | None = None,
+        unpack: Unpack | None = None,
+    ) -> Iterator[Rows]:
         """Starts one batch; gives what is finished, so that no more than two are under way.
 
         Args:
             encode: (b, *shape) uint8 on the device -> (b, width) on the device.
             indices: b positions in the input.
             pixels: (b, *shape) uint8 on the host, from `allocate` or not. b <= batch.
+            packed: from `allocate_packed`, or its first bytes. unpack: what the device does with them before encode.
         """
         held = pixels if self._pixels.holds(pixels) else self._staged(pixels)
         if not len(pixels):
-            self._pixels.give(held)
+            self._give(held, packed, None)
             return
-        copied, buffer = self._copy_in(held)
-        self._pixels.give(held, copied)
+        copied, buffer = self._copy_in(held, packed)
+        self._give(held, packed, copied)
+        if unpack is not None and packed is not None:
+            encode = _unpacked_first(encode, unpack, self._packed_buffers[buffer][: len(packed)])
         self._results.append(self._compute_and_copy_back(encode, indices, copied, buffer))
         while len(self._results) > _IN_FLIGHT:
             yield from self._oldest()
@@ -104,13 +127,23 @@ class Pipeline:
         held.copy_(pixels)
         return held
 
-    def _copy_in(self, held: Tensor) -> tuple[Event, int]:
+    def _give(self, held: Tensor, packed: Tensor | None, copied: Event | None) -> None:
+        """Both buffers of a batch are free, or will be when they are copied."""
+        self._pixels.give(held, copied)
+        if packed is not None:
+            assert self._packed is not None, "it was allocated here"
+            self._packed.give(packed, copied)
+
+    def _copy_in(self, held: Tensor, packed: Tensor | None) -> tuple[Event, int]:
         """Submits the copy to the next device buffer: when it is done, and which buffer it is."""
         index, self._turn = self._turn, (self._turn + 1) % _DEVICE_BUFFERS
         target, read = self._buffers[index][: len(held)], self._read[index]
         if read is not None:
             self._layer.wait(self._copy, read)
         self._layer.submit(self._copy, lambda: _copy(target, held))
+        if packed is not None:
+            beside = self._packed_buffers[index][: len(packed)]
+            self._layer.submit(self._copy, lambda: _copy(beside, packed))
         return self._layer.record(self._copy), index
 
     def _compute_and_copy_back(
@@ -131,6 +164,14 @@ class Pipeline:
         self._layer.synchronize(result.done)
         yield result.indices, result.rows
         self._rows.give(result.rows)
+
+
+def _unpacked_first(encode: Encode, unpack: Unpack, packed: Tensor) -> Encode:
+    def unpack_and_encode(rows: Tensor) -> Tensor:
+        unpack(packed, rows)
+        return encode(rows)
+
+    return unpack_and_encode
 
 
 def _copy(target: Tensor, source: Tensor) -> None:

@@ -14,11 +14,13 @@ from clipfast.errors import InputError
 from clipfast.inputs.arrays import as_tensor, is_array, is_floating
 from clipfast.inputs.decode import EXACT, DecodeOptions
 from clipfast.inputs.pipeline import Window, available_processors, windows
-from clipfast.inputs.preprocess import preprocess_into
+from clipfast.inputs.preprocess import decode_any, resize_decoded
 from clipfast.inputs.tensors import check_normalized, resized_batches, tensor_batches
+from clipfast.inputs.unresized import Place, Unresized
 
-# What became of one image: None when its uint8 row was filled, else its own normalised pixels, or its error.
-Outcome = torch.Tensor | InputError | None
+# What became of one image: None when its uint8 row was filled; its place, when that is left to the consumer; its own
+# normalised pixels; or its error.
+Outcome = Place | torch.Tensor | InputError | None
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,15 @@ class PixelBatch:
     pixels: (b, 3, R, R), uint8 in [0, 255], or floating point when the caller normalised them already.
     indices: b positions in the input.
     failures: the errors of those that have no pixels, each with its index.
+    unresized: the memory that was given for images of other sizes. places: row -> where in it, of pixels' rows that
+        hold nothing yet.
     """
 
     pixels: torch.Tensor
     indices: list[int]
     failures: list[InputError] = field(default_factory=list)
+    unresized: torch.Tensor | None = None
+    places: dict[int, Place] = field(default_factory=dict)
 
 
 def image_batches(
@@ -44,6 +50,7 @@ def image_batches(
     num_workers: int | None = None,
     options: DecodeOptions = EXACT,
     allocate: Callable[[int], torch.Tensor] | None = None,
+    allocate_unresized: Callable[[int], torch.Tensor | None] | None = None,
 ) -> Generator[PixelBatch, None, None]:
     """Batches of at most `batch_size` images, in input order. Closing it ends its threads.
 
@@ -58,6 +65,9 @@ def image_batches(
             None takes one per processor of this process.
         allocate: makes (count, 3, R, R) uint8 memory to decode and resize into, such as pinned buffers; all of it, or
             the first rows, possibly none, come back as one batch's pixels. Ordinary memory where it is None.
+        allocate_unresized: makes (bytes,) uint8 memory for the decoded images of so many rows, which the consumer
+            resizes; it comes back with those rows, however many images are in it. What does not fit, other modes than
+            RGB, and what decode="fast" decoded at a fraction, is resized here, and everything where it gives None.
     Raises: InputError wrong_type or wrong_shape, when `images` itself is none of the above.
     """
     workers = available_processors() if num_workers is None else num_workers
@@ -77,13 +87,22 @@ def image_batches(
             code="wrong_type",
         )
 
-    def work(items: Sequence[object], rows: torch.Tensor) -> list[Outcome]:
-        return [_prepare(*pair, config, options) for pair in zip(items, rows, strict=True)]
+    def work(
+        items: Sequence[object], rows: torch.Tensor, unresized: Unresized | None
+    ) -> list[Outcome]:
+        pairs = zip(items, rows, strict=True)
+        return [_prepare(*pair, config, options, unresized) for pair in pairs]
 
     if isinstance(images, Sequence) and len(images) == 1:
         workers = 0
     steps = windows(
-        images, work, batch_size=batch_size, size=size, workers=workers, allocate=allocate
+        images,
+        work,
+        batch_size=batch_size,
+        size=size,
+        workers=workers,
+        allocate=allocate,
+        allocate_unresized=allocate_unresized,
     )
     return (batch for window in steps for batch in _batches(window))
 
@@ -106,13 +125,22 @@ def _side(batch: torch.Tensor) -> tuple[int, ...]:
 
 
 def _prepare(
-    image: object, row: torch.Tensor, config: PreprocessConfig, options: DecodeOptions
+    image: object,
+    row: torch.Tensor,
+    config: PreprocessConfig,
+    options: DecodeOptions,
+    unresized: Unresized | None,
 ) -> Outcome:
     size = row.shape[-1]
     try:
         if is_array(image) and is_floating(image):
             return check_normalized(as_tensor(image), size)
-        preprocess_into(image, config, size, options, row.numpy())
+        decoded = decode_any(image, options, size)
+        if unresized is not None and decoded.is_whole and decoded[1:] != (size, size):
+            place = unresized.add(decoded.pixels)
+            if place is not None:
+                return place
+        resize_decoded(decoded, config, size, row.numpy())
     except InputError as error:
         # A new one: the traceback of this one would keep the batch's memory alive, in a cycle with its own frames.
         return InputError(error.message, code=error.code)
@@ -122,12 +150,16 @@ def _prepare(
 
 
 def _batches(window: Window[Outcome]) -> Iterator[PixelBatch]:
-    """The filled rows, then the images that came normalised, those of each dtype and device apart."""
+    """The uint8 rows, then the images that came normalised, those of each dtype and device apart."""
     filled: list[int] = []
+    places: dict[int, Place] = {}
     failures: list[InputError] = []
     normalized: dict[tuple[torch.dtype, torch.device], dict[int, torch.Tensor]] = {}
     for offset, outcome in enumerate(window.outcomes):
         if outcome is None:
+            filled.append(offset)
+        elif isinstance(outcome, Place):
+            places[len(filled)] = outcome
             filled.append(offset)
         elif isinstance(outcome, InputError):
             failures.append(outcome.at(window.start + offset))
@@ -136,7 +168,9 @@ def _batches(window: Window[Outcome]) -> Iterator[PixelBatch]:
     rows = window.rows[: len(filled)]
     if len(filled) < len(window.rows):
         rows.copy_(window.rows[filled])
-    yield PixelBatch(rows, [window.start + offset for offset in filled], failures)
+    indices = [window.start + offset for offset in filled]
+    unresized = None if window.unresized is None else window.unresized.filled
+    yield PixelBatch(rows, indices, failures, unresized, places)
     for group in normalized.values():
         positions = [window.start + offset for offset in group]
         yield PixelBatch(torch.stack(list(group.values())), positions)

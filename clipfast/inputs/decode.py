@@ -12,7 +12,7 @@ import struct
 import threading
 import zlib
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,10 +32,11 @@ from PIL import (
 from clipfast.errors import ConfigurationError, InputError
 from clipfast.inputs import jpeg
 from clipfast.inputs.formats import DEFAULT_FORMATS, OPTIONAL_FORMATS, unsupported_format
+from clipfast.inputs.jpeg_decoders import JPEG_DECODERS, jpeg_decoder
 from clipfast.inputs.orientation import read_orientation, upright_image, upright_pixels
 from clipfast.inputs.read import read_source
 
-__all__ = ["EXACT", "DecodeOptions", "Decoded", "decode_image"]
+__all__ = ["EXACT", "Decode", "DecodeOptions", "Decoded", "decode_image"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -83,6 +84,9 @@ _CLOSED = "Operation on closed image"
 _SIGNATURE_BYTES = 16
 
 
+Decode = Literal["exact", "fast", "torchcodec", "nvimagecodec"]
+
+
 class Decoded(NamedTuple):
     """Decoded pixels, and the size that the full image has (pixels may be fewer under decode="fast")."""
 
@@ -90,20 +94,29 @@ class Decoded(NamedTuple):
     width: int
     height: int
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether no pixel is missing."""
+        if isinstance(self.pixels, Image.Image):
+            return self.pixels.size == (self.width, self.height)
+        return self.pixels.shape[:2] == (self.height, self.width)
+
 
 @dataclass(frozen=True)
 class DecodeOptions:
     """How encoded images are read.
 
     decode: "exact" gives the pixels of Pillow's full decoding; "fast" lets JPEG decode at a fraction of its size, at
-        least twice the target.
+        least twice the target; "torchcodec" and "nvimagecodec" are for JPEG on a GPU's decoder, whose pixels differ by
+        a few steps, and where they cannot read a file it is decoded exactly, or refused.
     exif_orientation: turn images upright as their EXIF tag says. The reference ignores it, and so do we by default.
     max_pixels: refuse larger images from their header (178,956,970 is where Pillow too refuses).
     max_bytes: refuse longer encoded data.
     formats: names of Pillow's formats; DEFAULT_FORMATS, and "JPEG2000" for those who need it.
+    Raises: ConfigurationError when an option is none of these; UnsupportedError when decode's library is missing.
     """
 
-    decode: Literal["exact", "fast"] = "exact"
+    decode: Decode = "exact"
     exif_orientation: bool = False
     max_pixels: int = 178_956_970
     max_bytes: int = 1 << 30
@@ -111,11 +124,13 @@ class DecodeOptions:
 
     def __post_init__(self) -> None:
         unknown = set(self.formats) - {*DEFAULT_FORMATS, *OPTIONAL_FORMATS}
-        if unknown or self.decode not in ("exact", "fast"):
+        if unknown or self.decode not in get_args(Decode):
             raise ConfigurationError(
-                f'got decode={self.decode!r}, formats={self.formats!r}; expected "exact" or "fast", and formats out of '
-                f"{(*DEFAULT_FORMATS, *OPTIONAL_FORMATS)}"
+                f"got decode={self.decode!r}, formats={self.formats!r}; expected decode out of {get_args(Decode)}, and "
+                f"formats out of {(*DEFAULT_FORMATS, *OPTIONAL_FORMATS)}"
             )
+        if self.decode in JPEG_DECODERS:
+            jpeg_decoder(self.decode)
 
 
 EXACT = DecodeOptions()
@@ -158,7 +173,11 @@ def _decode_jpeg(
     width, height = header.width, header.height
     _check_size(width, height, options)
     jpeg.check_scans(data, width * height)
-    pixels = jpeg.decode(data, header, 2 * size if options.decode == "fast" else None)
+    pixels = None
+    if options.decode in JPEG_DECODERS and jpeg.is_usual(header):
+        pixels = jpeg_decoder(options.decode)(data)
+    if pixels is None:
+        pixels = jpeg.decode(data, header, 2 * size if options.decode == "fast" else None)
     if pixels is not None and options.exif_orientation:
         orientation = read_orientation(_identify(data, options), _DECODER_ERRORS)
         pixels = upright_pixels(pixels, orientation)

@@ -69,6 +69,11 @@ def _frame_marker(data: bytes) -> int:
     return 0
 
 
+def is_usual(header: JpegHeader) -> bool:
+    """Whether its colors are those that every decoder reads alike."""
+    return header.colorspace in _COLORSPACES and header.subsampling in _SUBSAMPLINGS
+
+
 def decode(data: bytes, header: JpegHeader, least_side: int | None) -> Pixels | None:
     """The pixels, or None when Pillow must decide: unusual color, damage, or a libjpeg that differs from Pillow's.
 
@@ -77,11 +82,11 @@ def decode(data: bytes, header: JpegHeader, least_side: int | None) -> Pixels | 
     Returns: (H, W, 3) or (H, W) uint8.
     Raises: InputError truncated_image when the data ends before the image does.
     """
-    colorspace = _COLORSPACES.get(header.colorspace)
-    if colorspace is None or header.subsampling not in _SUBSAMPLINGS or not equals_pillow():
+    if not is_usual(header) or not equals_pillow():
         return None
     import simplejpeg
 
+    colorspace = _COLORSPACES[header.colorspace]
     least = least_side or 0
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(

@@ -19,9 +19,11 @@ from typing import Any, Generic, Self, TypeVar
 
 import torch
 
+from clipfast.inputs.unresized import Unresized
+
 Outcome = TypeVar("Outcome")
-# Fills rows of a batch from the items that belong there, and reports on each.
-Work = Callable[[Sequence[Any], torch.Tensor], list[Outcome]]
+# Fills rows of a batch from the items that belong there, or adds to its unresized images, and reports on each.
+Work = Callable[[Sequence[Any], torch.Tensor, Unresized | None], list[Outcome]]
 
 _BATCHES_READ_AHEAD = 2  # the one that is waited for, and the next
 _MAX_ITEMS_PER_TASK = 8
@@ -29,11 +31,15 @@ _MAX_ITEMS_PER_TASK = 8
 
 @dataclass(frozen=True)
 class Window(Generic[Outcome]):
-    """`outcomes` of the items from position `start` on, and the (b, 3, R, R) uint8 rows that the work filled."""
+    """`outcomes` of the items from position `start` on, and the (b, 3, R, R) uint8 rows that the work filled.
+
+    unresized: images of other sizes, where there is memory for them.
+    """
 
     start: int
     rows: torch.Tensor
     outcomes: list[Outcome]
+    unresized: Unresized | None
 
 
 def windows(
@@ -44,6 +50,7 @@ def windows(
     size: int,
     workers: int,
     allocate: Callable[[int], torch.Tensor] | None = None,
+    allocate_unresized: Callable[[int], torch.Tensor | None] | None = None,
 ) -> Iterator[Window[Outcome]]:
     """`work` on every `batch_size` items of `source`, in order.
 
@@ -51,32 +58,39 @@ def windows(
         size: R of the rows.
         workers: threads; 0 works in the caller's thread, without reading ahead.
         allocate: the memory of so many rows; ordinary memory where it is None. Three windows are alive at once.
+        allocate_unresized: (bytes,) uint8 for the images of so many rows that the work does not resize, or None.
     """
     items = _counted(source)
     new_rows = allocate or partial(_ordinary_rows, size)
+
+    def new_unresized(count: int) -> Unresized | None:
+        memory = None if allocate_unresized is None else allocate_unresized(count)
+        return None if memory is None else Unresized(memory)
+
     start = 0
     if workers < 1:
         while batch := list(islice(items, batch_size)):
-            rows = new_rows(len(batch))
-            yield Window(start, rows, work(batch, rows))
+            rows, unresized = new_rows(len(batch)), new_unresized(len(batch))
+            yield Window(start, rows, work(batch, rows, unresized), unresized)
             start += len(batch)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="clipfast-inputs")
-    pending: deque[tuple[torch.Tensor, list[Future[list[Outcome]]]]] = deque()
+    pending: deque[tuple[torch.Tensor, Unresized | None, list[Future[list[Outcome]]]]] = deque()
     try:
         while True:
             while len(pending) < _BATCHES_READ_AHEAD and (batch := list(islice(items, batch_size))):
-                rows = new_rows(len(batch))
+                rows, unresized = new_rows(len(batch)), new_unresized(len(batch))
                 step = max(1, min(_MAX_ITEMS_PER_TASK, len(batch) // (2 * workers)))
                 futures = [
-                    pool.submit(work, batch[at : at + step], rows[at : at + step])
+                    pool.submit(work, batch[at : at + step], rows[at : at + step], unresized)
                     for at in range(0, len(batch), step)
                 ]
-                pending.append((rows, futures))
+                pending.append((rows, unresized, futures))
             if not pending:
                 return
-            rows, futures = pending.popleft()
-            yield Window(start, rows, list(chain.from_iterable(task.result() for task in futures)))
+            rows, unresized, futures = pending.popleft()
+            outcomes = list(chain.from_iterable(task.result() for task in futures))
+            yield Window(start, rows, outcomes, unresized)
             start += len(rows)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

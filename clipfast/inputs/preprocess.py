@@ -39,12 +39,15 @@ def preprocess_into(
     image: object, config: PreprocessConfig, size: int, options: DecodeOptions, out: Pixels
 ) -> None:
     """`preprocess_image` into `out`, (3, R, R) and C-contiguous."""
+    resize_decoded(decode_any(image, options, size), config, size, out)
+
+
+def decode_any(image: object, options: DecodeOptions, size: int) -> Decoded:
+    """The pixels of an image of any kind that `preprocess_image` takes. Raises: InputError."""
     if is_array(image):
         array = as_pixels(image)
-        decoded = Decoded(array, array.shape[1], array.shape[0])
-    else:
-        decoded = decode_image(image, options, size)
-    resize_decoded(decoded, config, size, out)
+        return Decoded(array, array.shape[1], array.shape[0])
+    return decode_image(image, options, size)
 
 
 def resize_decoded(decoded: Decoded, config: PreprocessConfig, size: int, out: Pixels) -> None:

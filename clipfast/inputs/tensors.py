@@ -12,6 +12,7 @@ from clipfast.inputs.device_resize import resize_crop_tensor
 from clipfast.inputs.geometry import plan_resize
 from clipfast.inputs.pipeline import windows
 from clipfast.inputs.resize import resize_many
+from clipfast.inputs.unresized import Unresized
 
 # pixels, positions in the input, failures
 Part = tuple[torch.Tensor, list[int], list[InputError]]
@@ -61,7 +62,7 @@ def resized_batches(
             for at in _ranges(len(batch), batch_size)
         )
 
-    def work(positions: Sequence[int], rows: torch.Tensor) -> list[None]:
+    def work(positions: Sequence[int], rows: torch.Tensor, _: Unresized | None) -> list[None]:
         images = batch[positions[0] : positions[-1] + 1].contiguous()
         resize_many(images.numpy(), plan, config.interpolation, rows.numpy())
         return [None] * len(positions)

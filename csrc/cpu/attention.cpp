@@ -91,8 +91,8 @@ class Units {
 struct Plan {
     AttentionTile tile;
     WidenRow widen;  // to float32 units; not used for pairs
-    NarrowRow narrow_out, narrow_pair;
-    SoftmaxRow softmax;
+    NarrowRow narrow_out;
+    ExpRow exp_row;
     std::int64_t element;      // bytes of a column in a staged row
     std::int64_t units;        // of a head
     std::int64_t row_units;    // and filled up to whole vectors
@@ -103,8 +103,7 @@ struct Plan {
         : tile(attention_tile(p.isa, p.dtype)),
           widen(widen_row(p.isa, p.dtype)),
           narrow_out(narrow_row(p.isa, p.dtype)),
-          narrow_pair(narrow_row(p.isa, Dtype::bf16)),
-          softmax(softmax_row(p.isa)),
+          exp_row(clipfast::exp_row(p.isa, tile.pair == 2 ? Dtype::bf16 : Dtype::f32)),
           element(tile.pair == 2 ? 2 : 4),
           units(divide_up(p.head_dim, tile.pair)),
           row_units(divide_up(units, tile.lanes) * tile.lanes),
@@ -122,7 +121,7 @@ class Worker {
           staged_(std::max<std::int64_t>(plan.tile.lanes, kTileRows) * plan.row_units),
           value_rows_(2 * plan.columns),
           scores_(kTileRows * plan.key_columns),
-          probabilities_(kTileRows * plan.key_columns),
+          weights_(kTileRows * plan.key_columns),
           out_(kTileRows * plan.columns) {}
 
     void attend(const Segment& segment, std::int64_t head) {
@@ -183,33 +182,28 @@ class Worker {
         tile.product(staged_.data(), plan_.row_units, key_panel_.data(), plan_.row_units,
                      plan_.units, divide_up(seen, tile.lanes), scores_.floats(), plan_.key_columns);
         const std::int64_t units = divide_up(seen, tile.pair);
+        float sums[kTileRows];
         for (std::int64_t r = 0; r < count; ++r)
-            weigh(r, segment.visible(first + r), units * tile.pair);
-        tile.product(weights(), plan_.key_columns / tile.pair, value_panel_.data(),
+            sums[r] = weigh(r, segment.visible(first + r), units * tile.pair);
+        tile.product(weights_.data(), plan_.key_columns / tile.pair, value_panel_.data(),
                      divide_up(segment.keys, tile.pair), units, plan_.columns / tile.lanes,
                      out_.floats(), plan_.columns);
-        for (std::int64_t r = 0; r < count; ++r)
-            plan_.narrow_out(out_.floats() + r * plan_.columns, p.head_dim,
+        for (std::int64_t r = 0; r < count; ++r) {
+            float* const row = out_.floats() + r * plan_.columns;
+            tile.scale(row, plan_.columns / tile.lanes, 1 / sums[r]);
+            plan_.narrow_out(row, p.head_dim,
                              segment.out(first + r) + offset * element_bytes(p.dtype));
+        }
     }
 
-    // Row r's scores to probabilities of the first `seen` keys, zeros up to `count`.
-    void weigh(std::int64_t r, std::int64_t seen, std::int64_t count) {
-        float* const row = scores_.floats() + r * plan_.key_columns;
-        plan_.softmax(row, seen);
-        std::fill(row + seen, row + count, 0.0f);
-        if (plan_.tile.pair == 2)
-            plan_.narrow_pair(
-                row, count,
-                reinterpret_cast<char*>(probabilities_.data()) + 2 * r * plan_.key_columns);
-    }
-
-    const std::uint32_t* weights() {
-        return plan_.tile.pair == 2 ? probabilities_.data() : scores_.data();
+    // Row r's scores to weights of the first `seen` keys, zeros up to `count`. Returns their sum.
+    float weigh(std::int64_t r, std::int64_t seen, std::int64_t count) {
+        std::uint32_t* const weights = weights_.data() + r * plan_.key_columns / plan_.tile.pair;
+        return plan_.exp_row(scores_.floats() + r * plan_.key_columns, seen, count, weights);
     }
 
     const Plan& plan_;
-    Units key_panel_, value_panel_, staged_, value_rows_, scores_, probabilities_, out_;
+    Units key_panel_, value_panel_, staged_, value_rows_, scores_, weights_, out_;
 };
 
 std::int64_t most_keys(const AttentionProblem& problem) {

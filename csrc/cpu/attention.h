@@ -3,9 +3,9 @@
 // A segment has n query rows, which follow one another, and m keys: rows that follow one another,
 // or rows that a list names. Causal: query j of the segment sees its first m - n + j + 1 keys.
 // Scores and sums are float32 (float64 in the serial version); with AVX512-BF16, bfloat16 queries,
-// keys, probabilities and values go straight into VDPBF16PS. A segment's result depends on nothing
-// beside it. Bound by multiply-adds: 4 n m D a segment.
-// Source: Vaswani et al. 2017, arXiv:1706.03762, equation 1.
+// keys, weights (before they are divided by their sum) and values go straight into VDPBF16PS. A
+// segment's result depends on nothing beside it. Bound by multiply-adds: 4 n m D a segment. Source:
+// Vaswani et al. 2017, arXiv:1706.03762, equation 1.
 #pragma once
 
 #include <cstdint>

@@ -74,6 +74,11 @@ AVX2 void product_avx2(const std::uint32_t* rows, std::int64_t stride, const std
                       out_stride);
 }
 
+AVX2 void scale_avx2(float* row, std::int64_t vectors, float factor) {
+    for (std::int64_t i = 0; i < 8 * vectors; i += 8)
+        _mm256_storeu_ps(row + i, _mm256_mul_ps(_mm256_loadu_ps(row + i), _mm256_set1_ps(factor)));
+}
+
 // --- AVX-512: 16 lanes of units ---
 
 AVX512 void transpose_avx512(const std::uint32_t* rows, std::int64_t stride, std::int64_t units,
@@ -178,6 +183,11 @@ AVX512_BF16 void product_avx512(const std::uint32_t* rows, std::int64_t stride,
     }
 }
 
+AVX512 void scale_avx512(float* row, std::int64_t vectors, float factor) {
+    for (std::int64_t i = 0; i < 16 * vectors; i += 16)
+        _mm512_storeu_ps(row + i, _mm512_mul_ps(_mm512_loadu_ps(row + i), _mm512_set1_ps(factor)));
+}
+
 #endif  // __x86_64__
 
 }  // namespace
@@ -188,13 +198,16 @@ AttentionTile attention_tile(Isa isa, Dtype dtype) {
         case Isa::serial:
             break;
         case Isa::avx2:
-            return {8, 1, transpose_avx2, interleave_avx2, product_avx2};
+            return {8, 1, transpose_avx2, interleave_avx2, product_avx2, scale_avx2};
         case Isa::avx512_bf16:
             if (dtype == Dtype::bf16)
-                return {16, 2, transpose_avx512, interleave_pairs, product_avx512<Bf16Unit>};
+                return {
+                    16,          2, transpose_avx512, interleave_pairs, product_avx512<Bf16Unit>,
+                    scale_avx512};
             [[fallthrough]];
         case Isa::avx512:
-            return {16, 1, transpose_avx512, interleave_avx512, product_avx512<FloatUnit>};
+            return {16,          1, transpose_avx512, interleave_avx512, product_avx512<FloatUnit>,
+                    scale_avx512};
     }
 #endif
     (void)isa, (void)dtype;

@@ -31,6 +31,8 @@ struct AttentionTile {
     void (*product)(const std::uint32_t* rows, std::int64_t stride, const std::uint32_t* panel,
                     std::int64_t panel_units, std::int64_t units, std::int64_t vectors, float* out,
                     std::int64_t out_stride);
+    // A row of vectors * lanes float32 times a factor.
+    void (*scale)(float* row, std::int64_t vectors, float factor);
 };
 
 // The processor must support the instruction set, which is not serial.

@@ -153,6 +153,12 @@ def test_tokens_in_place_of_texts(model: clipfast.Model) -> None:
         ({"device": "cuda"}, clipfast.UnsupportedError, "no CUDA device"),
         ({"device": "tpu9"}, clipfast.ConfigurationError, "tpu9"),
         ({"threads": 0}, clipfast.ConfigurationError, "threads=0"),
+        ({"resize": "gpu"}, clipfast.ConfigurationError, "resize='gpu'"),
+        (
+            {"resize": "device", "device": "cpu"},
+            clipfast.UnsupportedError,
+            "it is for weights loaded on a GPU",
+        ),
     ],
 )
 def test_refusals_say_why(

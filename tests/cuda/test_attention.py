@@ -96,6 +96,10 @@ def test_empty_sequences_and_empty_batches():
     out = attention(qkv, 1, cu_seqlens=cu_seqlens, causal=True)
     assert torch.equal(out, attention(qkv, 1, cu_seqlens=whole, causal=True))
     assert attention(qkv[:0], 1, length=50).shape == (0, 64)
+    query, kv = qkv_rows(4, 1, 64)[:, :64].contiguous(), qkv_rows(9, 1, 64)[:, 64:].contiguous()
+    offsets = torch.tensor([0, 0, 9, 9, 9], dtype=torch.int32)
+    pooled = attention_pool(query, kv, 1, cu_seqlens=offsets)[1]
+    assert torch.equal(pooled, attention_pool(query[1:2], kv, 1, cu_seqlens=whole)[0])
     none = torch.zeros(1, dtype=torch.int32)
     assert attention(qkv[:0], 1, cu_seqlens=none).shape == (0, 64)
 

@@ -13,13 +13,15 @@ import torch
 from PIL import Image
 
 from clipfast.backends.reference import REFERENCE
+from clipfast.backends.resize_reference import resize_crop
 from clipfast.checkpoint.folds import fold
 from clipfast.config import ARCHITECTURES
-from clipfast.device import HostLayer, HostMemoryError
+from clipfast.device import HostLayer, HostMemoryError, images
+from clipfast.device.images import UNRESIZED_BYTES
 from clipfast.encoder import TowerEncoder
 from clipfast.engine import Engine
-from clipfast.errors import DeviceMemoryError, InputError
-from clipfast.inputs import load_tokenizer
+from clipfast.errors import DeviceMemoryError, InputError, UnsupportedError
+from clipfast.inputs import load_tokenizer, preprocess_image
 from clipfast.inputs.packing import TextBatch
 from tests.engine.engines import encode_images, encode_texts, tiny_engine
 from tests.random_weights import random_weights, tiny_resnet
@@ -282,3 +284,123 @@ def test_ten_thousand_mixed_items_keep_their_order() -> None:
 @pytest.mark.timeout(1800)
 def test_ten_thousand_mixed_requests_keep_their_order() -> None:
     check_mixed(6, requests=10_000)
+
+
+# ---- images that the device resizes ------------------------------------------------------------------------------
+
+
+def resizing(layer: HostLayer, *, images: int = 1000) -> Engine:
+    encoder = Crowded(images, 100_000)
+    return Engine(encoder, load_tokenizer(), layer=layer, device_resize=True)
+
+
+@cache
+def ragged() -> list[object]:
+    """Photographs of many sizes, thin ones too, one of the tower's size, and what only the host resizes."""
+    rng = np.random.default_rng(7)
+    sizes = [(90, 70), (64, 300), (500, 33), (64, 64), (7, 9), (65, 64), (128, 128), (200, 90)]
+    arrays = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes * 3]
+    files = [as_bytes(torch.from_numpy(array).permute(2, 0, 1)) for array in arrays[:8]]
+    pictures = [Image.fromarray(array) for array in arrays[8:16]]
+    modes = [picture.convert(mode) for picture in pictures[:2] for mode in ("L", "P", "RGBA")]
+    return [*files, *modes[:3], *pictures, torch.randn(3, 64, 64), *arrays[16:], *modes[3:]]
+
+
+@pytest.mark.parametrize("late", LATE, ids="+".join)
+@pytest.mark.parametrize("batch_size", [None, 7], ids=str)
+def test_rows_of_images_resized_on_the_device_are_the_host_s(
+    late: tuple[str, ...], batch_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, seen = resizing(HostLayer(lazy=late)), list[tuple[int, ...]]()
+    assert device.placement is not None
+    resize_into = device.placement.images.resize_into
+
+    def noted(rows: torch.Tensor, images: dict[int, torch.Tensor]) -> None:
+        resize_into(rows, images)
+        for row, image in images.items():
+            seen.append(tuple(image.shape))
+            expected = preprocess_image(image.numpy(), device.encoder.config.preprocess, 64)
+            assert torch.equal(rows[row], torch.from_numpy(expected))
+
+    monkeypatch.setattr(device.placement.images, "resize_into", noted)
+    expected = encode_images(tiny_engine(torch.float32), ragged())
+    for given in (ragged(), iter(ragged())):
+        assert close(encode_images(device, given, batch_size=batch_size), expected)
+    # Of the 24 photographs 21 have another size than the tower's, and are given twice.
+    assert len(seen) == 42
+    assert (64, 64, 3) not in seen
+
+
+def test_what_finds_no_room_is_resized_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "UNRESIZED_BYTES", 8_000)
+    layer = HostLayer(lazy=("copy", "compute", "back"))
+    device = resizing(layer)
+    expected = encode_images(tiny_engine(torch.float32), ragged())
+    for batch_size in (1, 4, 40):
+        assert close(encode_images(device, ragged(), batch_size=batch_size), expected)
+
+
+def test_bad_images_among_those_that_the_device_resizes() -> None:
+    device = resizing(HostLayer(lazy=("copy", "compute", "back")))
+    mixed = list(ragged())
+    bad = [0, 3, 4, 5, len(mixed) - 1]
+    for at in bad:
+        mixed[at] = b"no image"
+    rows = encode_images(device, mixed, batch_size=3, errors="null")
+    assert rows.isnan().all(dim=1).nonzero().flatten().tolist() == bad
+    good = [at for at in range(len(mixed)) if at not in bad]
+    expected = encode_images(tiny_engine(torch.float32), ragged())
+    assert close(rows[good], expected[good])
+    assert encode_images(device, [b"no image"] * 9, batch_size=2, errors="null").isnan().all()
+    with pytest.raises(InputError, match="input 0"):
+        encode_images(device, mixed, batch_size=3)
+    assert close(encode_images(device, ragged(), batch_size=3), expected)
+
+
+def test_memory_is_bounded_where_the_device_resizes() -> None:
+    layer = HostLayer(lazy=("copy", "compute", "back"))
+    device = resizing(layer)
+    for _ in range(3):
+        encode_images(device, ragged() * 3, batch_size=8)
+    image, row = 3 * 64 * 64, 32 * 4
+    assert layer.most_host_bytes == 5 * 8 * (image + UNRESIZED_BYTES) + 3 * 8 * row
+    assert layer.most_device_bytes == 2 * 8 * (image + UNRESIZED_BYTES) + 256 * image
+
+
+def test_too_little_memory_to_resize_goes_on_with_fewer_images() -> None:
+    plain = tiny_engine(torch.float32).encoder
+    assert isinstance(plain, TowerEncoder)
+    asked = list[int]()
+
+    def crowded(many: list[torch.Tensor], size: int) -> torch.Tensor:
+        asked.append(len(many))
+        if len(many) > 3:
+            raise HostMemoryError(f"{len(many)} images")
+        return resize_crop(many, size)
+
+    ops = replace(plain.ops, resize_crop=crowded)
+    encoder = TowerEncoder(plain.config, plain.parameters, ops, plain.device)
+    device = Engine(encoder, load_tokenizer(), layer=HostLayer(), device_resize=True)
+    expected = encode_images(tiny_engine(torch.float32), ragged())
+    assert close(encode_images(device, ragged(), batch_size=12), expected)
+    assert max(asked) > 3
+    assert device.placement is not None
+    assert device.placement.images.batch(None) <= 3
+
+
+def test_a_device_that_cannot_resize_says_why() -> None:
+    encoder = tiny_engine(torch.float32).encoder
+    assert isinstance(encoder, TowerEncoder)
+    with pytest.raises(UnsupportedError, match="it is for weights loaded on a GPU"):
+        Engine(encoder, load_tokenizer(), device_resize=True)
+    lacking = replace(encoder.ops, resize_crop=None)
+    squashed = replace(
+        encoder.config, preprocess=replace(encoder.config.preprocess, resize_mode="squash")
+    )
+    for config, ops, why in (
+        (encoder.config, lacking, "this backend has no resize_crop operation"),
+        (squashed, encoder.ops, r"resizes \('bicubic', 'squash'\)"),
+    ):
+        other = TowerEncoder(config, encoder.parameters, ops, encoder.device)
+        with pytest.raises(UnsupportedError, match=why):
+            Engine(other, load_tokenizer(), layer=HostLayer(), device_resize=True)

@@ -134,6 +134,18 @@ def test_a_sequence_does_not_see_its_neighbours(operands: Operands, packed: bool
     assert torch.equal(attention(qkv, HEADS, **which)[23:46], clean[23:46])
 
 
+def test_sequences_without_rows_take_nothing_from_the_others(operands: Operands) -> None:
+    """Rows that belong to no sequence, at the end, are left alone."""
+    qkv = operands(40, 3 * HEADS * 64, dtype=FP16)
+    qkv[33:] = torch.nan
+    whole, gaps = (
+        torch.tensor(cu, dtype=torch.int32, device=operands.device)
+        for cu in ([0, 9, 33], [0, 0, 9, 9, 33, 33, 33])
+    )
+    found = attention(qkv, HEADS, cu_seqlens=gaps, causal=True)[:33]
+    assert torch.equal(found, attention(qkv, HEADS, cu_seqlens=whole, causal=True)[:33])
+
+
 def test_no_sequences(operands: Operands) -> None:
     empty = operands(0, 3 * 64, dtype=FP16)
     none = torch.zeros(1, dtype=torch.int32, device=operands.device)

@@ -57,6 +57,14 @@ def test_a_sequence_does_not_see_its_neighbours(operands: Operands) -> None:
     assert torch.equal(attention_pool(query, kv, HEADS, length=19)[1], clean[1])
 
 
+def test_sequences_without_rows_take_nothing_from_the_others(operands: Operands) -> None:
+    query, kv = operands(5, HEADS * 64), operands(33, 2 * HEADS * 64)
+    gaps = torch.tensor([0, 0, 9, 9, 33, 33], dtype=torch.int32, device=operands.device)
+    found = attention_pool(query, kv, HEADS, cu_seqlens=gaps)[[1, 3]]
+    whole = attention_pool(query[[1, 3]], kv, HEADS, cu_seqlens=gaps[[0, 2, 4]])
+    assert torch.equal(found, whole)
+
+
 def test_no_sequences(operands: Operands) -> None:
     out = attention_pool(operands(0, 128), operands(0, 256), HEADS, length=50)
     assert out.shape == (0, 128)

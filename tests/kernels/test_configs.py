@@ -12,6 +12,7 @@ from benchmarks.gpu.context import Context
 from benchmarks.tune import attention_candidates, linear_candidates, timed
 from clipfast.kernels import configs
 from clipfast.kernels.configs import FAMILIES, Hardware, attention_tile, linear_tile
+from clipfast.kernels.dependent_launch import dependent_launch
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,14 @@ def test_the_work_decides_the_tile() -> None:
     assert linear_tile(16, 65_792, 4096, hardware).n == 256
     assert linear_tile(16, 3200, 768, hardware).n == 128
     assert linear_tile(16, 50, 768, hardware).n == 32
+
+
+@pytest.mark.parametrize("architecture", [80, 86, 89, 90, 100, 120])
+def test_kernels_start_under_the_one_before_from_90_on(architecture: int) -> None:
+    hardware = Hardware(architecture, 100)
+    early = dependent_launch(hardware, torch.device("cuda"))
+    assert early == ({"PDL": True, "launch_pdl": True} if architecture >= 90 else {"PDL": False})
+    assert dependent_launch(hardware, torch.device("cpu")) == {"PDL": False}
 
 
 def test_tensors_on_the_cpu_have_the_interpreters_hardware() -> None:

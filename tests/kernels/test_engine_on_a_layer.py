@@ -70,6 +70,9 @@ def test_texts(weights: Weights, device: torch.device) -> None:
     truth = encode_texts(exact(weights), TEXTS)
     assert_close(encode_texts(ours, TEXTS, share_prefixes=False), truth)
     assert_close(encode_texts(ours, TEXTS, share_prefixes=True), truth)
+    assert ours.placement is not None
+    assert ours.placement.texts is not None
+    assert ours.placement.texts.sizes
 
 
 @pytest.mark.gpu

@@ -1,32 +1,67 @@
-"""The plain programs that `make gpu` compares with compute what openai/CLIP does: no peer is wrong."""
+"""The programs that `make gpu` compares with compute what openai/CLIP does: no peer is wrong."""
 
 from __future__ import annotations
+
+from importlib.util import find_spec
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.gpu.towers import ScaledLayer, TextTower, VisionTower, narrowed
+from benchmarks.gpu.libraries import TEXT, VISION, library_towers
+from benchmarks.gpu.towers import ResNetTower, ScaledLayer, TextTower, VisionTower, narrowed
+from clipfast.config import ModelConfig
 from clipfast.inputs import load_tokenizer
 from tests.model.textbook import Textbook
-from tests.random_weights import random_weights, tiny
+from tests.random_weights import random_weights, tiny, tiny_resnet
 from tests.tolerances import TOWER_FLOAT32
 
 CPU = torch.device("cpu")
+CONFIGS = [tiny("gelu"), tiny("quick_gelu"), tiny_resnet()]
+IDS = ["gelu", "quick_gelu", "resnet"]
 
 
-@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
-def test_towers_are_the_textbook(activation: str) -> None:
-    config = tiny(activation)
+def images() -> torch.Tensor:
+    return torch.randn(3, 3, 64, 64, dtype=torch.float64)
+
+
+def ids() -> torch.Tensor:
+    return torch.from_numpy(load_tokenizer().tokenize(["a cat", "two dogs in snow"])).long()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=IDS)
+def test_plain_towers_are_the_textbook(config: ModelConfig) -> None:
     weights = random_weights(config, seed=0)
     plain = narrowed(weights, torch.float64, CPU)
     textbook = Textbook(weights, config)
-    pixels = torch.randn(3, 3, 64, 64, dtype=torch.float64)
+    pixels, tokens = images(), ids()
+    vision = ResNetTower if config.name == "tiny-resnet" else VisionTower
     expected = F.normalize(textbook.image(pixels), dim=-1)
-    assert (VisionTower(plain, config)(pixels) - expected).abs().max() < TOWER_FLOAT32
-    ids = torch.from_numpy(load_tokenizer().tokenize(["a cat", "two dogs in snow"])).long()
-    expected = F.normalize(textbook.text(ids), dim=-1)
-    assert (TextTower(plain, config)(ids) - expected).abs().max() < TOWER_FLOAT32
+    assert (vision(plain, config)(pixels) - expected).abs().max() < TOWER_FLOAT32
+    expected = F.normalize(textbook.text(tokens), dim=-1)
+    assert (TextTower(plain, config)(tokens) - expected).abs().max() < TOWER_FLOAT32
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=IDS)
+@pytest.mark.parametrize("library", VISION)
+def test_towers_of_libraries_are_the_textbook(library: str, config: ModelConfig) -> None:
+    if find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    weights = random_weights(config, seed=0)
+    textbook = Textbook(weights, config)
+    tower = library_towers("vision", weights, config, torch.float64, CPU)[library]
+    if (library, config.name) == ("transformers", "tiny-resnet"):
+        assert tower == "ValueError: transformers has no CLIP ResNet"
+        return
+    assert isinstance(tower, torch.nn.Module)
+    pixels, tokens = images(), ids()
+    expected = F.normalize(textbook.image(pixels), dim=-1)
+    assert (tower(pixels) - expected).abs().max() < TOWER_FLOAT32
+    if library in TEXT:
+        tower = library_towers("text", weights, config, torch.float64, CPU)[library]
+        assert isinstance(tower, torch.nn.Module)
+        expected = F.normalize(textbook.text(tokens), dim=-1)
+        assert (tower(tokens) - expected).abs().max() < TOWER_FLOAT32
 
 
 def test_scaled_layer_holds_the_weight_in_8_bits() -> None:
