@@ -32,6 +32,7 @@ from PIL import (
 from clipfast.errors import ConfigurationError, InputError
 from clipfast.inputs import jpeg
 from clipfast.inputs.formats import DEFAULT_FORMATS, OPTIONAL_FORMATS, unsupported_format
+from clipfast.inputs.geometry import Box
 from clipfast.inputs.orientation import read_orientation, upright_image, upright_pixels
 from clipfast.inputs.read import read_source
 
@@ -84,11 +85,15 @@ _SIGNATURE_BYTES = 16
 
 
 class Decoded(NamedTuple):
-    """Decoded pixels, and the size that the full image has (pixels may be fewer under decode="fast")."""
+    """Decoded pixels, and the size that the full image has.
+
+    box: where decode="fast" gave fewer pixels, the part of them that the image fills; None is all of them.
+    """
 
     pixels: Image.Image | Pixels
     width: int
     height: int
+    box: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -158,13 +163,17 @@ def _decode_jpeg(
     width, height = header.width, header.height
     _check_size(width, height, options)
     jpeg.check_scans(data, width * height)
-    pixels = jpeg.decode(data, header, 2 * size if options.decode == "fast" else None)
-    if pixels is not None and options.exif_orientation:
+    eighths = jpeg.eighths_for(header, 2 * size) if options.decode == "fast" else 8
+    pixels = jpeg.decode(data, header, eighths)
+    if pixels is None:
+        return None
+    box: Box = (0.0, 0.0, width * eighths / 8, height * eighths / 8)
+    if options.exif_orientation:
         orientation = read_orientation(_identify(data, options), _DECODER_ERRORS)
-        pixels = upright_pixels(pixels, orientation)
+        pixels, box = upright_pixels(pixels, box, orientation)
         if orientation >= 5:
             width, height = height, width
-    return None if pixels is None else Decoded(pixels, width, height)
+    return Decoded(pixels, width, height, box if eighths < 8 else None)
 
 
 def _identify(data: bytes, options: DecodeOptions) -> Image.Image:
