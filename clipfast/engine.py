@@ -85,11 +85,11 @@ class Engine:
     ) -> Tensor:
         """As `Model.encode_images`."""
         self.check_process()
+        self._of_thread.errors = failed = []
         if errors not in ("raise", "null"):
             raise ConfigurationError(f'errors={errors!r}: expected "raise" or "null"')
         self._check_lengths(normalize)
         size = _positive("batch_size", batch_size)
-        self._of_thread.errors = failed = []
         if self.placement is not None and not progress:
             ready = self.placement.ready(images)
             if ready is not None:
