@@ -87,8 +87,10 @@ def product(
 ) -> None: ...
 def resize_crop(
     images: tuple[int, int, int, int, int],  # address, count, image stride, row stride, channels
-    horizontal: tuple[int, int, int, int],  # source, resized, start, length
-    vertical: tuple[int, int, int, int],
+    horizontal: tuple[
+        int, float, float, int, int, int
+    ],  # source, begin, end, resized, start, length
+    vertical: tuple[int, float, float, int, int, int],
     vertical_first: bool,
     bilinear: bool,
     out: tuple[int, int, bool],  # address, image stride, planar

@@ -97,11 +97,11 @@ class Engine:
     ) -> Tensor:
         """As `Model.encode_images`."""
         self.check_process()
+        self._of_thread.errors = failed = []
         if errors not in ("raise", "null"):
             raise ConfigurationError(f'errors={errors!r}: expected "raise" or "null"')
         self._check_lengths(normalize)
         size = _positive("batch_size", batch_size)
-        self._of_thread.errors = failed = []
         if self.placement is not None and not progress:
             ready = self.placement.ready(images)
             if ready is not None:
@@ -109,7 +109,7 @@ class Engine:
                     done = self.placement.images.run(ready, normalize, size)
                 return done if output_device is None else done.to(output_device)
         config = self.encoder.config
-        rows = RowsInOrder(config.embed_dim, _count(images))
+        rows = RowsInOrder(config.embed_dim, _count(images), output_device)
         with active(self.placement), self._passage(images, normalize, size) as passage:
             batches = image_batches(
                 images,
@@ -127,14 +127,14 @@ class Engine:
                         raise batch.failures[0]
                     failed += batch.failures
                     for indices, encoded in passage.put(batch):
-                        rows.put(indices, encoded.to(output_device or encoded.device))
+                        rows.put(indices, encoded)
                     rows.leave_out(
                         [failure.index for failure in batch.failures if failure.index is not None]
                     )
                     bar.update(len(batch.indices) + len(batch.failures))
                 for indices, encoded in passage.finish():
-                    rows.put(indices, encoded.to(output_device or encoded.device))
-        return rows.finish(output_device)
+                    rows.put(indices, encoded)
+        return rows.finish()
 
     def _passage(
         self, images: object, normalize: bool, size: int | None

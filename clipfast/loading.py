@@ -85,11 +85,7 @@ def _load_weights(arguments: LoadArguments, places: list[torch.device]) -> Loade
     """Everything that can be refused without the weights is decided before they are read."""
     precision = resolve_precision(arguments.precision, places[0])
     dtype = compute_dtype(precision, places[0])
-    backend = environment.backend() if arguments.backend == "auto" else arguments.backend
-    ops = select_ops(backend, device=places[0], dtype=dtype)
-    eight_bit = precision not in DTYPES and ops.quantise is None
-    if eight_bit:
-        ops = in_8_bits(ops, places[0], precision)
+    ops, eight_bit = _operations(arguments.backend, places[0], precision)
     quantise = None if precision in DTYPES else ops.quantise
     checkpoint = arguments.read_checkpoint()
     parameters = fold(checkpoint.tensors, checkpoint.config, dtype, ops.prepare, quantise)
@@ -114,6 +110,27 @@ def _load_weights(arguments: LoadArguments, places: list[torch.device]) -> Loade
         logger.warning("batch_invariant=True: items are encoded one at a time, at batch-1 speed")
     engine = engines[0] if len(engines) == 1 else ShardedEngine(engines)
     return Loaded(engine, precision, ops.name, lambda: checkpoint.fingerprint)
+
+
+def _operations(backend: str, device: torch.device, precision: str) -> tuple[Ops, bool]:
+    """The operations of a resolved precision, and whether they take `parameters_in_8_bits`.
+
+    Raises: UnsupportedError.
+    """
+    backend = environment.backend() if backend == "auto" else backend
+    ops = select_ops(backend, device=device, dtype=compute_dtype(precision, device))
+    if precision in DTYPES or ops.quantise is not None:
+        return ops, False
+    return in_8_bits(ops, device, precision), True
+
+
+def unsupported_precision(precision: str, device: torch.device) -> str | None:
+    """None when weights can be loaded in this precision on this device, else the sentence why not."""
+    try:
+        _operations("auto", device, resolve_precision(precision, device))
+    except (ConfigurationError, UnsupportedError) as error:
+        return str(error)
+    return None
 
 
 def _encoder_on(

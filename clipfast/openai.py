@@ -14,17 +14,15 @@ from typing import Any
 import torch
 
 from clipfast import api
-from clipfast.checkpoint import available_models as _available
+from clipfast.checkpoint.pretrained import OPENAI_NAMES
 from clipfast.errors import InputError
 from clipfast.inputs import load_tokenizer, preprocess_image
 from clipfast.ops import Tensor
 
-_PUBLISHED = 9
-
 
 def available_models() -> list[str]:
-    """The nine published names."""
-    return _available()[:_PUBLISHED]
+    """The names that OpenAI published, which the reference package lists."""
+    return list(OPENAI_NAMES)
 
 
 def load(

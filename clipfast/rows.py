@@ -12,14 +12,16 @@ from clipfast.ops import Tensor
 class RowsInOrder:
     """An (N, width) matrix that is filled by position; what is left out stays NaN. Grows when N is not known."""
 
-    def __init__(self, width: int, expected: int | None) -> None:
+    def __init__(self, width: int, expected: int | None, device: torch.device | str | None) -> None:
+        """device: where the matrix lies; None is where its first rows come, the CPU when none do."""
         self._width = width
         self._expected = expected
+        self._device = device
         self._count = 0
         self._rows: Tensor | None = None
 
     def put(self, positions: Sequence[int], rows: Tensor) -> None:
-        """Rows (len(positions), width) at their positions; the first ones decide device and dtype."""
+        """Rows (len(positions), width) at their positions; the first ones decide the dtype."""
         if not positions:
             return
         self._reserve(max(positions) + 1, rows)
@@ -28,18 +30,17 @@ class RowsInOrder:
         if last - first + 1 == len(positions):
             self._rows[first : last + 1] = rows
         else:
-            self._rows[torch.tensor(positions, device=self._rows.device)] = rows.to(
-                self._rows.device
-            )
+            device = self._rows.device
+            self._rows[torch.tensor(positions, device=device)] = rows.to(device)
 
     def leave_out(self, positions: Sequence[int]) -> None:
         """These positions exist and have no row."""
         self._count = max([self._count, *(position + 1 for position in positions)])
 
-    def finish(self, device: torch.device | str | None = None) -> Tensor:
-        """The matrix: (N, width), N the largest position + 1. device: of one that no row came for."""
+    def finish(self) -> Tensor:
+        """The matrix: (N, width), N the largest position + 1."""
         if self._rows is None:
-            return torch.full((self._count, self._width), torch.nan, device=device)
+            return torch.full((self._count, self._width), torch.nan, device=self._device)
         self._reserve(self._count, self._rows)
         return self._rows[: self._count]
 
@@ -48,7 +49,8 @@ class RowsInOrder:
         held = 0 if self._rows is None else len(self._rows)
         if self._count > held:
             capacity = max(self._count, self._expected or 2 * held)
-            grown = like.new_full((capacity, self._width), torch.nan)
+            size, device = (capacity, self._width), self._device or like.device
+            grown = torch.full(size, torch.nan, dtype=like.dtype, device=device)
             if self._rows is not None:
                 grown[:held] = self._rows
             self._rows = grown

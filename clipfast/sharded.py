@@ -76,6 +76,7 @@ class ShardedEngine(Engine):
     ) -> Tensor:
         """As `Model.encode_images`."""
         self.check_process()
+        self._of_thread.errors = []
         workers = available_processors() if num_workers is None else num_workers
         target = output_device or getattr(images, "device", None) or "cpu"
 

@@ -73,8 +73,9 @@ void bind_top_k(const py::tuple& queries, const py::tuple& gallery, std::int64_t
 }
 
 ResizeAxis parse_axis(const py::tuple& argument) {
-    return {argument[0].cast<std::int64_t>(), argument[1].cast<std::int64_t>(),
-            argument[2].cast<std::int64_t>(), argument[3].cast<std::int64_t>()};
+    return {argument[0].cast<std::int64_t>(), argument[1].cast<double>(),
+            argument[2].cast<double>(),       argument[3].cast<std::int64_t>(),
+            argument[4].cast<std::int64_t>(), argument[5].cast<std::int64_t>()};
 }
 
 void bind_resize_crop(const py::tuple& images, const py::tuple& horizontal,
@@ -207,7 +208,8 @@ PYBIND11_MODULE(_native, module) {
                py::arg("vertical"), py::arg("vertical_first"), py::arg("bilinear"), py::arg("out"),
                py::arg("isa"),
                "Resize and crop images (address, count, image stride, row stride, channels) along "
-               "axes (source, resized, start, length) into out (address, image stride, planar).");
+               "axes (source, begin, end, resized, start, length) into out (address, image stride, "
+               "planar).");
     bind_towers(module);
     bind_tokenizer(module);
 #ifdef CLIPFAST_CUDA

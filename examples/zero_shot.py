@@ -1,12 +1,22 @@
-"""Zero-shot classification of image files: python examples/zero_shot.py MODEL LABEL,LABEL,... IMAGE..."""
+"""Zero-shot classification of image files.
 
-import sys
+    python examples/zero_shot.py ViT-B/32 "a dog,a cat" first.jpg second.jpg
+
+Prints each image's most probable label.
+"""
+
+import argparse
 
 import clipfast
 
-source, labels, *images = sys.argv[1:]
-model = clipfast.load(source)
-names = labels.split(",")
-for image, row in zip(images, model.classify(images, names), strict=True):
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("model", help='what clipfast.load takes, such as ViT-B/32 or "demo"')
+parser.add_argument("labels", help="what an image may show, separated by commas")
+parser.add_argument("images", nargs="+", help="image files")
+arguments = parser.parse_args()
+
+model = clipfast.load(arguments.model)
+labels = arguments.labels.split(",")
+for image, row in zip(arguments.images, model.classify(arguments.images, labels), strict=True):
     best = int(row.argmax())
-    print(f"{image}: {names[best]} ({row[best]:.1%})")
+    print(f"{image}: {labels[best]} ({row[best]:.1%})")

@@ -1,4 +1,4 @@
-"""clipfast doctor: what is installed, what the machine has, and why a backend cannot serve here."""
+"""clipfast doctor: what is installed, what the machine has, and why a backend or a precision cannot serve here."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def diagnose() -> dict[str, Any]:
         "cpu": _cpu(),
         "gpu": _gpus(),
         "backends": _backends(),
+        "precisions": _precisions(),
         "environment": environment.variables(),
         "caches": _caches(),
     }
@@ -122,7 +123,7 @@ def _gpus() -> dict[str, Any]:
 
 
 def _backends() -> dict[str, Any]:
-    """Backend and device -> "serves fp32, bf16", or the reason why not."""
+    """Backend and device -> "serves fp32, bf16", and the reasons why not the rest."""
     import torch
 
     from clipfast.backends import BACKENDS, unsupported_reason
@@ -136,12 +137,34 @@ def _backends() -> dict[str, Any]:
                 name: unsupported_reason(backend, device=torch.device(device), dtype=dtype)
                 for name, dtype in precisions.items()
             }
-            serves = [name for name, reason in reasons.items() if reason is None]
-            refusals = {reason: None for reason in reasons.values() if reason is not None}
-            findings[f"{backend} on {device}"] = "; ".join(
-                ([f"serves {', '.join(serves)}"] if serves else []) + list(refusals)
-            )
+            findings[f"{backend} on {device}"] = _served(reasons)
     return findings
+
+
+def _precisions() -> dict[str, str]:
+    """Device -> what `load` takes there as precision, and the reasons why not the rest."""
+    import torch
+
+    from clipfast.loading import unsupported_precision
+    from clipfast.precision import QUANTISED
+
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    return {
+        device: _served(
+            {
+                precision: unsupported_precision(precision, torch.device(device))
+                for precision in ("fp32", "bf16", "fp16", *QUANTISED)
+            }
+        )
+        for device in devices
+    }
+
+
+def _served(reasons: Mapping[str, str | None]) -> str:
+    """Precision -> None, or why not, as a line."""
+    serves = [name for name, reason in reasons.items() if reason is None]
+    refusals = {reason: None for reason in reasons.values() if reason is not None}
+    return "; ".join(([f"serves {', '.join(serves)}"] if serves else []) + list(refusals))
 
 
 def _caches() -> dict[str, str]:

@@ -136,7 +136,8 @@ def _prepare(
         if is_array(image) and is_floating(image):
             return check_normalized(as_tensor(image), size)
         decoded = decode_any(image, options, size)
-        if unresized is not None and decoded.is_whole and decoded[1:] != (size, size):
+        whole, has_size = decoded.box is None, (decoded.width, decoded.height) == (size, size)
+        if unresized is not None and whole and not has_size:
             place = unresized.add(decoded.pixels)
             if place is not None:
                 return place

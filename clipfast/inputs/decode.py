@@ -32,6 +32,7 @@ from PIL import (
 from clipfast.errors import ConfigurationError, InputError
 from clipfast.inputs import jpeg
 from clipfast.inputs.formats import DEFAULT_FORMATS, OPTIONAL_FORMATS, unsupported_format
+from clipfast.inputs.geometry import Box
 from clipfast.inputs.jpeg_decoders import JPEG_DECODERS, jpeg_decoder
 from clipfast.inputs.orientation import read_orientation, upright_image, upright_pixels
 from clipfast.inputs.read import read_source
@@ -88,18 +89,15 @@ Decode = Literal["exact", "fast", "torchcodec", "nvimagecodec"]
 
 
 class Decoded(NamedTuple):
-    """Decoded pixels, and the size that the full image has (pixels may be fewer under decode="fast")."""
+    """Decoded pixels, and the size that the full image has.
+
+    box: where decode="fast" gave fewer pixels, the part of them that the image fills; None is all of them.
+    """
 
     pixels: Image.Image | Pixels
     width: int
     height: int
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether no pixel is missing."""
-        if isinstance(self.pixels, Image.Image):
-            return self.pixels.size == (self.width, self.height)
-        return self.pixels.shape[:2] == (self.height, self.width)
+    box: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -173,17 +171,21 @@ def _decode_jpeg(
     width, height = header.width, header.height
     _check_size(width, height, options)
     jpeg.check_scans(data, width * height)
+    eighths = jpeg.eighths_for(header, 2 * size) if options.decode == "fast" else 8
     pixels = None
     if options.decode in JPEG_DECODERS and jpeg.is_usual(header):
         pixels = jpeg_decoder(options.decode)(data)
     if pixels is None:
-        pixels = jpeg.decode(data, header, 2 * size if options.decode == "fast" else None)
-    if pixels is not None and options.exif_orientation:
+        pixels = jpeg.decode(data, header, eighths)
+    if pixels is None:
+        return None
+    box: Box = (0.0, 0.0, width * eighths / 8, height * eighths / 8)
+    if options.exif_orientation:
         orientation = read_orientation(_identify(data, options), _DECODER_ERRORS)
-        pixels = upright_pixels(pixels, orientation)
+        pixels, box = upright_pixels(pixels, box, orientation)
         if orientation >= 5:
             width, height = height, width
-    return None if pixels is None else Decoded(pixels, width, height)
+    return Decoded(pixels, width, height, box if eighths < 8 else None)
 
 
 def _identify(data: bytes, options: DecodeOptions) -> Image.Image:

@@ -9,45 +9,64 @@ from dataclasses import dataclass, replace
 
 from clipfast.config import ResizeMode
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
+
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a resize: `source` pixels become `resized`, of which start:start+length are kept."""
+    """One axis of a resize: from `begin` to `end` of `source` pixels become `resized`.
+
+    Of these, start:start+length are kept. The image fills all of its pixels, 0 to `source`, but where a decoder shrank
+    it to a size that is not whole: 480.375 rows decode to 481, the last of them in part beyond the image.
+    """
 
     source: int
+    begin: float
+    end: float
     resized: int
     start: int
     length: int
 
     @property
     def changes(self) -> bool:
-        return self.source != self.resized
+        return (self.begin, self.end) != (0, self.resized)
 
     @property
     def scale(self) -> float:
-        return self.source / self.resized
+        return (self.end - self.begin) / self.resized
 
 
 @dataclass(frozen=True)
 class ResizePlan:
-    """Both axes, and whether the vertical pass comes first (each pass rounds to 8 bits, so order shows in the bits)."""
+    """Both axes of a resize."""
 
     horizontal: Axis
     vertical: Axis
-    vertical_first: bool
+
+    @property
+    def vertical_first(self) -> bool:
+        """Whether the vertical pass comes first: each pass rounds to 8 bits, so order shows in the bits."""
+        rows_lost = self.vertical.source - self.vertical.resized
+        columns_lost = self.horizontal.source - self.horizontal.resized
+        return rows_lost > 2 * columns_lost and rows_lost > 0
+
+    @property
+    def box(self) -> Box:
+        """The part of the source that the image fills."""
+        return self.horizontal.begin, self.vertical.begin, self.horizontal.end, self.vertical.end
 
     @property
     def resized_pixels(self) -> int:
         """Pixels of the whole resized image, before the crop."""
         return self.horizontal.resized * self.vertical.resized
 
-    def of(self, width: int, height: int) -> ResizePlan:
-        """The same plan for an image that was decoded at another size."""
-        horizontal, vertical = (
-            replace(self.horizontal, source=width),
-            replace(self.vertical, source=height),
+    def within(self, box: Box, width: int, height: int) -> ResizePlan:
+        """The same plan for the image decoded at another size, where it fills `box` of width x height pixels."""
+        left, top, right, bottom = box
+        return ResizePlan(
+            replace(self.horizontal, source=width, begin=left, end=right),
+            replace(self.vertical, source=height, begin=top, end=bottom),
         )
-        return replace(self, horizontal=horizontal, vertical=vertical)
 
 
 def plan_resize(width: int, height: int, size: int, mode: ResizeMode) -> ResizePlan:
@@ -62,7 +81,9 @@ def plan_resize(width: int, height: int, size: int, mode: ResizeMode) -> ResizeP
             resized_height = int(size * height / width)
         else:
             resized_width = int(size * width / height)
-    horizontal = Axis(width, resized_width, round((resized_width - size) / 2), size)
-    vertical = Axis(height, resized_height, round((resized_height - size) / 2), size)
-    shrinks_rows_more = height - resized_height > 2 * (width - resized_width)
-    return ResizePlan(horizontal, vertical, shrinks_rows_more and resized_height < height)
+    return ResizePlan(_whole(width, resized_width, size), _whole(height, resized_height, size))
+
+
+def _whole(source: int, resized: int, size: int) -> Axis:
+    """The axis of an image that fills all of its pixels, of which the middle `size` are kept."""
+    return Axis(source, 0, source, resized, round((resized - size) / 2), size)

@@ -23,6 +23,7 @@ _COLORSPACES: Final = {"YCbCr": "RGB", "Gray": "GRAY"}
 _USUAL_SCANS = 64
 _MAX_SCAN_PIXELS = 4_000_000_000
 _PROGRESSIVE = 0xC2
+_BLOCK = 8
 _FRAME_MARKERS: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -74,11 +75,20 @@ def is_usual(header: JpegHeader) -> bool:
     return header.colorspace in _COLORSPACES and header.subsampling in _SUBSAMPLINGS
 
 
-def decode(data: bytes, header: JpegHeader, least_side: int | None) -> Pixels | None:
+def eighths_for(header: JpegHeader, least_side: int) -> int:
+    """n of the smallest scale n/8 that keeps both sides at least `least_side` long; 8 where none smaller does."""
+    side = min(header.width, header.height)
+    # Of shorter sides two scales may give the same number of pixels.
+    least = max(least_side, _BLOCK)
+    return next((n for n in range(1, 8) if side * n >= 8 * least), 8)
+
+
+def decode(data: bytes, header: JpegHeader, eighths: int) -> Pixels | None:
     """The pixels, or None when Pillow must decide: unusual color, damage, or a libjpeg that differs from Pillow's.
 
     Args:
-        least_side: decode at the smallest n/8 scale whose sides are both at least this long; None is full size.
+        eighths: n of the scale n/8 that a side is decoded at, as `eighths_for` gave it; 8 is full size. The last pixel
+            of a side may be image in part: side * n/8 pixels are in the first ceil(side * n/8).
     Returns: (H, W, 3) or (H, W) uint8.
     Raises: InputError truncated_image when the data ends before the image does.
     """
@@ -87,10 +97,13 @@ def decode(data: bytes, header: JpegHeader, least_side: int | None) -> Pixels | 
     import simplejpeg
 
     colorspace = _COLORSPACES[header.colorspace]
-    least = least_side or 0
+    # simplejpeg takes the smallest scale that reaches these; 0 is full size.
+    rows, columns = (
+        -(-side * eighths // 8) if eighths < 8 else 0 for side in (header.height, header.width)
+    )
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(
-            data, colorspace, min_height=least, min_width=least, strict=True
+            data, colorspace, min_height=rows, min_width=columns, strict=True
         )
     except ValueError as error:
         # Whether Pillow notices a missing end depends on how its reads fall; here it is an error always.

@@ -66,5 +66,6 @@ def resize_crop(
     )
 
 
-def _axis(axis: Axis) -> tuple[int, int, int, int]:
-    return axis.source, axis.resized, axis.start, axis.length
+def _axis(axis: Axis) -> tuple[int, float, float, int, int, int]:
+    assert 0 <= axis.begin < axis.end <= axis.source
+    return axis.source, axis.begin, axis.end, axis.resized, axis.start, axis.length

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
+from clipfast.inputs.geometry import Box
+
 Array = npt.NDArray[Any]
 
 _METHODS = {
@@ -35,12 +37,17 @@ def upright_image(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_METHODS[orientation]) if orientation in _METHODS else image
 
 
-def upright_pixels(pixels: Array, orientation: int) -> Array:
-    """(H, W, ...) pixels as they should be seen; orientations 5 to 8 swap the axes."""
+def upright_pixels(pixels: Array, box: Box, orientation: int) -> tuple[Array, Box]:
+    """(H, W, ...) pixels and a box of them as they should be seen; orientations 5 to 8 swap the axes."""
+    left, top, right, bottom = box
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
+        left, top, right, bottom = top, left, bottom, right
+    height, width = pixels.shape[:2]
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
+        left, right = width - right, width - left
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
+        top, bottom = height - bottom, height - top
+    return np.ascontiguousarray(pixels), (left, top, right, bottom)

@@ -54,6 +54,6 @@ def resize_decoded(decoded: Decoded, config: PreprocessConfig, size: int, out: P
     """Resize, centre-crop and convert to RGB what `decode_image` gave, into `out`, (3, R, R) and C-contiguous."""
     pixels = decoded.pixels
     plan = plan_resize(decoded.width, decoded.height, size, config.resize_mode)
-    if isinstance(pixels, np.ndarray):
-        plan = plan.of(pixels.shape[1], pixels.shape[0])
+    if isinstance(pixels, np.ndarray) and decoded.box is not None:
+        plan = plan.within(decoded.box, pixels.shape[1], pixels.shape[0])
     resize_into(pixels, plan, config.interpolation, out, planar=True)

@@ -2,7 +2,7 @@
 
     out[i] = clip((2^21 + sum_k round(2^22 w[i, k]) * in[first[i] + k]) >> 22, 0, 255)        # 8-bit bands, each pass
 
-Weights are the filter at (k - center + 0.5) / max(scale, 1), normalised in float64; taps beyond the image are left out.
+Weights are the filter at (k - center + 0.5) / max(scale, 1), normalised in float64, without taps beyond the source.
 Bands of 16 bits and more accumulate in float64 instead. Source: Pillow 13's Resample.c (MIT-CMU), from its description.
 """
 
@@ -44,7 +44,7 @@ def _filter(x: npt.NDArray[np.float64], interpolation: Interpolation) -> npt.NDA
 def _taps(axis: Axis, interpolation: Interpolation) -> _Taps:
     stretch = max(axis.scale, 1.0)
     support = _SUPPORT[interpolation] * stretch
-    centers = (np.arange(axis.start, axis.start + axis.length) + 0.5) * axis.scale
+    centers = axis.begin + (np.arange(axis.start, axis.start + axis.length) + 0.5) * axis.scale
     first = np.maximum(np.trunc(centers - support + 0.5), 0).astype(np.int64)
     end = np.minimum(np.trunc(centers + support + 0.5), axis.source).astype(np.int64)
     counts = end - first

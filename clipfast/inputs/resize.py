@@ -54,7 +54,7 @@ def resize_crop(
             'least 1, "bicubic" or "bilinear", and "shortest" or "squash"'
         )
     if isinstance(image, Image.Image):
-        source, width, height = decode_image(image, EXACT, size)
+        source, width, height, _ = decode_image(image, EXACT, size)
     else:
         source = as_pixels(image)
         height, width = source.shape[:2]
@@ -117,7 +117,7 @@ def _through_pillow(image: Image.Image, plan: ResizePlan, interpolation: Interpo
 def _resize_whole(image: Image.Image, plan: ResizePlan, resample: Image.Resampling) -> Image.Image:
     horizontal, vertical = plan.horizontal, plan.vertical
     if horizontal.changes or vertical.changes:
-        image = image.resize((horizontal.resized, vertical.resized), resample)
+        image = image.resize((horizontal.resized, vertical.resized), resample, plan.box)
     left, top = horizontal.start, vertical.start
     return image.crop((left, top, left + horizontal.length, top + vertical.length))
 
@@ -151,8 +151,8 @@ def _crop_nearest(image: Image.Image, plan: ResizePlan) -> Pixels:
 
 
 def _nearest_source(axis: Axis) -> npt.NDArray[np.int64]:
-    """The source pixel of each kept output: Pillow walks there in float64 steps of `scale` from scale / 2."""
-    position = np.float64(axis.scale * 0.5)
+    """The source pixel of each kept output: Pillow walks there in float64 steps of `scale` from begin + scale / 2."""
+    position = np.float64(axis.begin + axis.scale * 0.5)
     for start in range(0, axis.start, _NEAREST_STEPS):
         steps = np.full(min(_NEAREST_STEPS, axis.start - start) + 1, axis.scale)
         steps[0] = position

@@ -15,7 +15,6 @@ MERGES = 48_894
 SPECIALS = ("<|startoftext|>", "<|endoftext|>")
 SOT_ID = 49_406
 EOT_ID = 49_407
-VOCAB_SIZE = 49_408
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ struct Window {
 
 Window window_of(const ResizeAxis& axis, ResizeFilter filter, std::int64_t output) {
     Window w;
-    const double scale = static_cast<double>(axis.source) / static_cast<double>(axis.resized);
+    const double scale = (axis.end - axis.begin) / static_cast<double>(axis.resized);
     w.stretch = std::max(scale, 1.0);
     w.support = (filter == ResizeFilter::bicubic ? 2.0 : 1.0) * w.stretch;
-    w.center = (static_cast<double>(axis.start + output) + 0.5) * scale;
+    w.center = axis.begin + (static_cast<double>(axis.start + output) + 0.5) * scale;
     w.first = std::max<std::int64_t>(static_cast<std::int64_t>(w.center - w.support + 0.5), 0);
     w.end = std::min(static_cast<std::int64_t>(w.center + w.support + 0.5), axis.source);
     return w;

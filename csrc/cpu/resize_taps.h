@@ -1,8 +1,8 @@
 // Weights of Pillow's 8-bit resampling: which source pixels make an output pixel, in fixed point.
 //
-//   scale = source / resized;  stretch = max(scale, 1);  center = (i + 0.5) * scale
+//   scale = (end - begin) / resized;  stretch = max(scale, 1);  center = begin + (i + 0.5) * scale
 //   taps k from int(center - support * stretch + 0.5) up to int(center + support * stretch + 0.5),
-//   clipped to the image; weight = filter((k - center + 0.5) / stretch), normalised in float64,
+//   clipped to the source; weight = filter((k - center + 0.5) / stretch), normalised in float64,
 //   then rounded to 22 fractional bits.   Source: Pillow 13, Resample.c (described in its
 //   documentation).
 #pragma once
@@ -17,11 +17,14 @@ enum class ResizeFilter { bicubic = 0, bilinear = 1 };  // Keys' cubic with a = 
 constexpr int kWeightBits = 22;
 constexpr int kLowBits = 12;  // weight = high * 2^12 + low, so both halves fit 16-bit multiplies
 
-// `source` pixels become `resized`, of which [start, start + length) are kept.
+// From `begin` to `end` of `source` pixels, 0 <= begin < end <= source, become `resized`, of which
+// [start, start + length) are kept.
 struct ResizeAxis {
-    std::int64_t source, resized, start, length;
+    std::int64_t source;
+    double begin, end;
+    std::int64_t resized, start, length;
 
-    bool changes() const { return source != resized; }
+    bool changes() const { return begin != 0.0 || end != static_cast<double>(resized); }
 };
 
 // The taps of consecutive outputs; each output has `padded` weights, zeros after its own.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from tests.api.images import photo, png
 from tests.tolerances import TOWER_FLOAT32
 from tests.weights import random_weights, save_as, tiny
 
+EXAMPLE = Path(__file__).parents[2] / "examples/zero_shot.py"
 LABELS = ["cat", "dog", "{} in braces"]
 TEMPLATES = ["a photo of a {}.", "{}"]
 
@@ -95,3 +98,25 @@ def test_published_prompts() -> None:
     assert len(clipfast.templates.IMAGENET_CLASSNAMES) == 1000
     assert clipfast.templates.IMAGENET_CLASSNAMES[0] == "tench"
     assert all(template.count("{}") == 1 for template in clipfast.templates.IMAGENET)
+
+
+def test_the_example_names_the_best_label(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = [Path(clipfast.__file__).parent / f"demo/samples/digit_{n}.png" for n in (3, 7)]
+    labels = ",".join(f"the digit {name}" for name in ("three", "seven"))
+    monkeypatch.setattr(sys, "argv", ["zero_shot.py", "demo", labels, *map(str, digits)])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{digits[0]}: the digit three (")
+    assert second.startswith(f"{digits[1]}: the digit seven (")
+
+
+def test_the_example_without_arguments_says_how(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["zero_shot.py"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: zero_shot.py ")

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from clipfast.errors import (
     UnsupportedError,
 )
 
-COMMAND = [sys.executable, "-m", "clipfast.cli"]
+COMMAND = [sys.executable, "-m", "clipfast"]
 
 
 def processor_seconds(command):
@@ -53,6 +54,16 @@ def test_help_of_a_command_imports_neither_torch_nor_numpy(name):
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.startswith(f"usage: clipfast {name}")
+
+
+@pytest.mark.parametrize("module", ["clipfast", "clipfast.cli"])
+def test_runs_as_a_module(module):
+    command = [sys.executable, "-m", module]
+    finished = subprocess.run([*command, "--version"], capture_output=True, text=True)
+    assert (finished.returncode, finished.stdout) == (0, f"clipfast {version('clipfast')}\n")
+    finished = subprocess.run([*command, "no-such-command"], capture_output=True, text=True)
+    assert finished.returncode == Exit.USAGE
+    assert finished.stderr.startswith("usage: clipfast ")
 
 
 def test_help_lists_every_command_with_its_line(capsys):

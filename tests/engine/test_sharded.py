@@ -8,7 +8,7 @@ import torch
 
 from clipfast.device import HostLayer
 from clipfast.engine import Engine
-from clipfast.errors import InputError, UnsupportedError
+from clipfast.errors import ConfigurationError, InputError, UnsupportedError
 from clipfast.sharded import ShardedEngine, resolve_devices
 from tests.engine.engines import encode_images, encode_texts, tiny_engine
 from tests.tolerances import TOWER_FLOAT32
@@ -87,6 +87,21 @@ def test_bad_images_are_found_at_their_place_in_the_whole() -> None:
     assert [error.index for error in engine.last_errors] == [5, 9, 11]
     with pytest.raises(InputError, match="input 5"):
         encode_images(engine, items)
+    assert engine.last_errors == []
+
+
+def test_a_call_that_raises_forgets_the_errors_of_the_one_before() -> None:
+    for engine in (sharded()[0], tiny_engine(torch.float32)):
+        for wrong in ({"batch_size": 0}, {"errors": "ignore"}, {"images": [b"no image"]}):
+            encode_images(engine, [b"no image"], errors="null")
+            assert len(engine.last_errors) == 1
+            with pytest.raises((InputError, ConfigurationError)):
+                encode_images(engine, **{"images": [], **wrong})
+            assert engine.last_errors == []
+
+
+def test_a_bad_text_is_found_at_its_place_in_the_whole() -> None:
+    engine, _ = sharded()
     with pytest.raises(InputError, match="input 9") as raised:
         encode_texts(engine, ["a"] * 9 + ["word " * 90] + ["a"] * 5)
     assert raised.value.index == 9

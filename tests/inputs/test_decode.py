@@ -137,6 +137,39 @@ def test_fast_decoding_is_close_and_exact_below_twice_the_target():
     assert np.array_equal(pixels_of(png, 224, FAST), pixels_of(png, 224))
 
 
+@pytest.mark.parametrize(
+    ("size", "target"),
+    [((1920, 1281), 224), ((3000, 2003), 224), ((3840, 2561), 224), ((961, 643), 112)],
+    ids=str,
+)
+def test_fast_decoding_of_sides_that_the_scale_does_not_divide(size, target):
+    """1281 rows decode to 481 at 3/8, of which the last is three eighths image: taken for whole, it moves the rest."""
+    data = encoded(photo(*size))
+    cosine = pixel_cosine(pixels_of(data, target), pixels_of(data, target, FAST))
+    print(f"cosine of pixels, {size} to {target}: {cosine:.6f}")
+    assert cosine >= FAST_DECODE_PIXEL_COSINE
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_fast_decoding_turns_the_partial_row_with_the_image(orientation, resize_mode):
+    config = PreprocessConfig(resize_mode=resize_mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(photo(961, 643), exif=exif)
+    exact, fast = (
+        preprocess_image(data, config, 112, DecodeOptions(exif_orientation=True, decode=decode))
+        for decode in ("exact", "fast")
+    )
+    assert pixel_cosine(exact, fast) >= FAST_DECODE_PIXEL_COSINE
+
+
+def test_fast_decoding_never_enlarges():
+    """4 columns are fewer than twice the target, so all 210 rows are decoded too."""
+    data = encoded(photo(4, 210))
+    np.testing.assert_array_equal(pixels_of(data, options=FAST), pixels_of(data))
+
+
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "pil"])
 @pytest.mark.parametrize("options", [UPRIGHT, DecodeOptions(exif_orientation=True, decode="fast")])
 @pytest.mark.parametrize("orientation", range(10))
@@ -176,7 +209,8 @@ def test_broken_metadata_never_fails_decoding():
 
 def test_fallback_without_the_native_module(monkeypatch):
     data = encoded(photo(300, 200))
-    with_native = pixels_of(data, 64)
+    large = encoded(photo(901, 703))
+    with_native = pixels_of(data, 64), pixels_of(large, 64, FAST)
     monkeypatch.setattr(native, "BUILT", False)
-    np.testing.assert_array_equal(pixels_of(data, 64), with_native)
-    np.testing.assert_array_equal(pixels_of(encoded(photo(900, 700)), 64, FAST).shape, (64, 64, 3))
+    np.testing.assert_array_equal(pixels_of(data, 64), with_native[0])
+    np.testing.assert_array_equal(pixels_of(large, 64, FAST), with_native[1])

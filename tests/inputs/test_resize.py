@@ -9,8 +9,9 @@ from clipfast.errors import ConfigurationError, InputError, UnsupportedError
 from clipfast.inputs import device_resize, native, resize, resize_crop
 from clipfast.inputs.device_resize import resize_crop_tensor
 from clipfast.inputs.geometry import plan_resize
+from clipfast.inputs.resize import resize_into
 from tests.inputs.broken_files import encoded, photo
-from tests.inputs.oracles import reference_pixels
+from tests.inputs.oracles import FILTERS, reference_pixels
 
 MODES = [
     "RGB",
@@ -82,6 +83,38 @@ def test_equals_pillow(mode, path, monkeypatch):
         np.testing.assert_array_equal(
             got, expected, err_msg=f"{width}x{height} to {size} {interpolation} {resize_mode}"
         )
+
+
+@pytest.mark.parametrize("path", ["native", "whole", "region"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "I;16"])
+def test_images_that_fill_a_part_of_their_pixels_equal_pillow(mode, path, monkeypatch):
+    """As Pillow's resize of a box; the image's own size decides what is cropped."""
+    monkeypatch.setattr(native, "BUILT", native.BUILT and path == "native")
+    monkeypatch.setattr(resize, "_WHOLE_RESIZE_PIXELS", 1 if path == "region" else 4_000_000)
+    rng = np.random.default_rng(12)
+    for width, height, size, interpolation, resize_mode in random_cases(25, 300, rng):
+        image = random_image(mode, width, height, rng)
+        plan = part_of(width, height, size, resize_mode, rng)
+        expected = pillow_box(image, plan, interpolation)
+        got = np.empty((size, size, 3), np.uint8)
+        resize_into(image, plan, interpolation, got)
+        np.testing.assert_array_equal(got, expected, err_msg=f"{plan} {interpolation}")
+
+
+def part_of(width, height, size, resize_mode, rng):
+    """The plan of an image of eighths of a pixel that lies within width x height, whose full size is twice as much."""
+    left, right = rng.integers(0, 8) / 8, width - rng.integers(0, 8) / 8
+    top, bottom = rng.integers(0, 8) / 8, height - rng.integers(0, 8) / 8
+    left, top = (side if side < end else 0.0 for side, end in ((left, right), (top, bottom)))
+    full = max(1, int(2 * (right - left))), max(1, int(2 * (bottom - top)))
+    return plan_resize(*full, size, resize_mode).within((left, top, right, bottom), width, height)
+
+
+def pillow_box(image, plan, interpolation):
+    across, down = plan.horizontal, plan.vertical
+    image = image.resize((across.resized, down.resized), FILTERS[interpolation], plan.box)
+    right, bottom = across.start + across.length, down.start + down.length
+    return np.asarray(image.crop((across.start, down.start, right, bottom)).convert("RGB"))
 
 
 @pytest.mark.parametrize("shape", [(33, 47, 3), (3, 33, 47), (33, 47)])
@@ -160,6 +193,20 @@ def test_native_equals_pillow(isa, monkeypatch):
         got = resize_crop(pixels, size, interpolation=interpolation, resize_mode=resize_mode)
         case = f"{pixels.shape} to {size} {interpolation} {resize_mode}"
         np.testing.assert_array_equal(got, expected, err_msg=case)
+
+
+@needs_native
+@pytest.mark.parametrize("isa", isas())
+def test_native_parts_equal_pillow(isa, monkeypatch):
+    monkeypatch.setenv("CLIPFAST_ISA", isa)
+    rng = np.random.default_rng(13)
+    for width, height, size, interpolation, resize_mode in random_cases(50, 500, rng):
+        pixels = guarded((height, width, 3) if rng.integers(3) else (height, width), rng)
+        plan = part_of(width, height, size, resize_mode, rng)
+        got = np.empty((size, size, 3), np.uint8)
+        resize_into(pixels, plan, interpolation, got)
+        expected = pillow_box(Image.fromarray(pixels), plan, interpolation)
+        np.testing.assert_array_equal(got, expected, err_msg=f"{plan} {interpolation}")
 
 
 @needs_native

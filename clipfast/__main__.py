@@ -1,0 +1,7 @@
+"""`python -m clipfast` is `clipfast`."""
+
+import sys
+
+from clipfast.cli import main
+
+sys.exit(main())
