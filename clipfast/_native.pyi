@@ -76,10 +76,10 @@ def dequantise(
     threads: int,
 ) -> None: ...
 def product(
-    x: TypedMatrix,  # or uint8
+    x: TypedMatrix,
     weight: tuple[int, int, int],  # address of the panels, units, features
     bias: int,
-    scales: tuple[int, int, int],  # of bytes: addresses of correction, column and row scales
+    of_bytes: tuple[int, int, int],  # of an int8 weight: zero, addresses of correction and scale
     activation: str,
     residual: TypedMatrix,
     out: TypedMatrix,

@@ -12,6 +12,7 @@ import torch
 from clipfast import environment
 from clipfast.backends import select_ops
 from clipfast.backends.eight_bit import in_8_bits, parameters_in_8_bits
+from clipfast.calibration import LEAST_COSINE, calibrated
 from clipfast.checkpoint import Checkpoint, load_checkpoint
 from clipfast.checkpoint.folds import fold
 from clipfast.checkpoint.pages import forget_freed_memory
@@ -86,8 +87,14 @@ def _load_weights(arguments: LoadArguments, places: list[torch.device]) -> Loade
     precision = resolve_precision(arguments.precision, places[0])
     dtype = compute_dtype(precision, places[0])
     ops, eight_bit = _operations(arguments.backend, places[0], precision)
-    quantise = None if precision in DTYPES else ops.quantise
     checkpoint = arguments.read_checkpoint()
+    if arguments.precision == "auto":
+        found = calibrated(checkpoint, lambda name: unsupported_precision(name, places[0]) is None)
+        if found is not None:
+            logger.info("precision %s: calibrated to within %g of fp32", found, LEAST_COSINE)
+            precision = found
+            ops, eight_bit = _operations(arguments.backend, places[0], precision)
+    quantise = None if precision in DTYPES else ops.quantise
     parameters = fold(checkpoint.tensors, checkpoint.config, dtype, ops.prepare, quantise)
     checkpoint.forget_pages()
     if eight_bit:

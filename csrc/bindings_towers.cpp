@@ -119,34 +119,38 @@ void bind_dequantise(const py::tuple& y, std::uintptr_t row_scale, std::uintptr_
     dequantise(problem);
 }
 
-Unit parse_unit(const std::string& name) {
-    if (name == "float32") return Unit::f32;
-    if (name == "bfloat16") return Unit::bf16;
-    if (name == "uint8") return Unit::bytes;
-    throw std::invalid_argument("unit '" + name + "' is not one of float32, bfloat16, uint8");
-}
-
-void bind_product(const py::tuple& x, const py::tuple& weight, std::uintptr_t bias,
-                  const py::tuple& scales, const std::string& activation, const py::tuple& residual,
-                  const py::tuple& out, int threads) {
+// weight: (address of panels, units, features). of_bytes: (zero, addresses of correction and
+// scale), or zeros.
+ProductProblem parse_product(const py::tuple& x, const py::tuple& weight, std::uintptr_t bias,
+                             const py::tuple& bytes, const std::string& activation,
+                             const py::tuple& residual, const py::tuple& out, int threads) {
     if (!supports(Isa::avx512_bf16))
         throw std::invalid_argument("products need a processor with AVX512-BF16 and VNNI");
-    const ProductProblem problem = {parse_matrix(x),
-                                    parse_unit(x[3].cast<std::string>()),
-                                    pointer<const char>(weight[0].cast<std::uintptr_t>()),
-                                    weight[1].cast<std::int64_t>(),
-                                    weight[2].cast<std::int64_t>(),
-                                    pointer<const float>(bias),
-                                    pointer<const std::int32_t>(scales[0].cast<std::uintptr_t>()),
-                                    pointer<const float>(scales[1].cast<std::uintptr_t>()),
-                                    pointer<const float>(scales[2].cast<std::uintptr_t>()),
-                                    parse_activation(activation),
-                                    parse_typed(residual),
-                                    parse_typed(out),
-                                    parse_threads(threads)};
+    ProductProblem problem = {parse_typed(x),
+                              pointer<const char>(weight[0].cast<std::uintptr_t>()),
+                              weight[1].cast<std::int64_t>(),
+                              weight[2].cast<std::int64_t>(),
+                              pointer<const float>(bias),
+                              bytes[0].cast<int>(),
+                              pointer<const std::int32_t>(bytes[1].cast<std::uintptr_t>()),
+                              pointer<const float>(bytes[2].cast<std::uintptr_t>()),
+                              parse_activation(activation),
+                              parse_typed(residual),
+                              parse_typed(out),
+                              parse_threads(threads)};
     if (problem.out.dtype == Dtype::f16 ||
         (problem.residual.given() && problem.residual.dtype != problem.out.dtype))
         throw std::invalid_argument("products write float32 or bfloat16, as the residual is");
+    if (problem.zero == 0 && problem.x.dtype == Dtype::f16)
+        throw std::invalid_argument("products of float16 are only those that become bytes");
+    return problem;
+}
+
+void bind_product(const py::tuple& x, const py::tuple& weight, std::uintptr_t bias,
+                  const py::tuple& bytes, const std::string& activation, const py::tuple& residual,
+                  const py::tuple& out, int threads) {
+    const ProductProblem problem =
+        parse_product(x, weight, bias, bytes, activation, residual, out, threads);
     const py::gil_scoped_release unlocked;
     product(problem);
 }
@@ -174,11 +178,11 @@ void bind_towers(py::module_& module) {
                py::arg("isa"), py::arg("threads"),
                "out = activation(row_scale * y + bias) + residual.");
     module.def("product", &bind_product, py::arg("x"), py::arg("weight"), py::arg("bias"),
-               py::arg("scales"), py::arg("activation"), py::arg("residual"), py::arg("out"),
+               py::arg("of_bytes"), py::arg("activation"), py::arg("residual"), py::arg("out"),
                py::arg("threads"),
-               "out = activation(x @ weight^T + bias) + residual. x: a matrix with what it stores, "
-               "uint8 among it. weight: (address of panels, units, features). scales: addresses of "
-               "bytes' int32 correction, column and row scales; 0 for none.");
+               "out = activation(x @ weight^T + bias) + residual. weight: (address of panels, "
+               "units, features). of_bytes: (zero, addresses of correction and scale) of an int8 "
+               "weight, or zeros.");
 }
 
 }  // namespace clipfast

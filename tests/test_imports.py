@@ -17,7 +17,7 @@ ENCODING = {"inputs", "ops", "model", "backends", "runtimes", "checkpoint", "_na
 PLACING = ENCODING | {"encoder", "device"}
 ENGINE = PLACING | {"engine", "hidden_states", "placement", "precision", "rows", "text_batches"}
 USES = ENGINE | {"sharded", "scoring", "templates", "zero_shot", "export", "bulk"}
-API = USES | {"loading", "api", "default_model"}
+API = USES | {"calibration", "loading", "api", "default_model"}
 
 # Room -> the rooms that it may import besides BASE and itself.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -46,8 +46,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zero_shot": ENGINE | {"scoring", "templates"},
     "export": ENGINE,
     "bulk": USES,
-    "loading": USES,
-    "api": USES | {"loading"},
+    "calibration": {"checkpoint"},
+    "loading": USES | {"calibration"},
+    "api": USES | {"calibration", "loading"},
     "default_model": USES | {"api"},
     "openai": API,
     "demo": API,

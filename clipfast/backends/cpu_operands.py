@@ -18,7 +18,7 @@ NO_MATRIX: TypedMatrix = (0, 0, 0, "float32")
 
 def check_matrix(operation: str, tensor: Tensor, width: int | None = None) -> None:
     """Raises InputError unless the tensor is a matrix of that width which the kernels can read."""
-    if tensor.dtype not in DTYPES or tensor.device.type != "cpu":
+    if tensor.dtype not in DTYPES or not tensor.is_cpu:
         raise InputError(
             f"{operation} reads float32, float16 or bfloat16 on cpu, got {tensor.dtype} on {tensor.device}",
             code="wrong_type",

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 
 from clipfast.backends import cpu_linear, cpu_quantised
 from clipfast.backends.cpu_linear import SplitLinear
-from clipfast.backends.cpu_operands import check_matrix, matrix, threads, typed_matrix
-from clipfast.backends.cpu_quantised import QuantisedRows, rounded
+from clipfast.backends.cpu_operands import check_matrix, threads, typed_matrix
+from clipfast.backends.cpu_quantised import rounded
 from clipfast.ops import LinearActivation, Tensor
 from clipfast.parameters import Linear
 
@@ -29,7 +29,7 @@ _FEATURES = 64
 
 
 @dataclass(frozen=True)
-class ByteScales:
+class Bytes:
     """What a weight of bytes is multiplied with: scale (N,) float32; zero: the byte that stands for zero in x;
     correction: (N,) int32, what subtracts it."""
 
@@ -41,11 +41,12 @@ class ByteScales:
 class PanelWeight(torch.Tensor):
     """A weight (N, K) of the compute dtype that exists only as panels: (ceil(N / 64), units, 64) int32.
 
-    bytes: of an int8 weight, else None.
+    bytes: of an int8 weight, else None. operands: both as `_native.product` takes them.
     """
 
     panels: Tensor
-    bytes: ByteScales | None
+    bytes: Bytes | None
+    operands: tuple[tuple[int, int, int], tuple[int, int, int]]
 
     @staticmethod
     def of(weight: Tensor) -> PanelWeight:
@@ -57,18 +58,26 @@ class PanelWeight(torch.Tensor):
         """Rounded to the nearest of 255 steps between the extremes of each output feature."""
         codes, scale = rounded(weight)
         correction = -zero * codes.sum(dim=1, dtype=torch.int32)
-        return PanelWeight._of(weight, codes, ByteScales(scale, zero, correction))
+        return PanelWeight._of(weight, codes, Bytes(scale, zero, correction))
 
     @staticmethod
-    def _of(like: Tensor, numbers: Tensor, scales: ByteScales | None) -> PanelWeight:
+    def _of(like: Tensor, numbers: Tensor, of_bytes: Bytes | None) -> PanelWeight:
         units = numbers.contiguous().view(torch.int32)
         if len(units) % _FEATURES:
             units = F.pad(units, (0, 0, 0, -len(units) % _FEATURES))
         panels = units.view(-1, _FEATURES, units.shape[1]).transpose(1, 2).contiguous()
         packed = torch.Tensor._make_wrapper_subclass(PanelWeight, like.shape, dtype=like.dtype)  # noqa: SLF001
         assert isinstance(packed, PanelWeight)
-        packed.panels, packed.bytes = panels, scales
+        packed.panels, packed.bytes = panels, of_bytes
+        scales = (0, 0, 0)
+        if of_bytes is not None:
+            addresses = of_bytes.correction.data_ptr(), of_bytes.scale.data_ptr()
+            scales = (of_bytes.zero, *addresses)
+        packed.operands = (panels.data_ptr(), panels.shape[1], len(like)), scales
         return packed
+
+    # Attributes are read as those of any tensor, without a detour of microseconds.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # noqa: SLF001
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # torch declares an instance method, and wants this
@@ -113,7 +122,10 @@ def _packed(linear: Linear, boundary: int | None, pack: Callable[[Tensor], Panel
 
 
 def _wide(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else bias.float().contiguous()
+    """A bias as float32."""
+    if bias is None or bias.dtype == torch.float32:
+        return bias
+    return bias.float()
 
 
 def product(
@@ -122,7 +134,6 @@ def product(
     bias: Tensor | None,
     activation: LinearActivation | None,
     residual: Tensor | None,
-    isa: str,
 ) -> Tensor:
     """activation(x @ weight^T + bias) + residual: (M, N) in the residual's dtype, else x's.
 
@@ -133,23 +144,16 @@ def product(
     """
     from clipfast import _native
 
-    check_matrix("linear", x, weight.shape[1])
+    features, width = weight.shape
+    check_matrix("linear", x, width)
     if residual is not None:
-        check_matrix("linear", residual, weight.shape[0])
+        check_matrix("linear", residual, features)
     bias = _wide(bias)
-    out = torch.empty(
-        len(x), weight.shape[0], dtype=x.dtype if residual is None else residual.dtype
-    )
-    if weight.bytes is None:
-        operand, scales = typed_matrix(x), (0, 0, 0)
-    else:
-        rows = QuantisedRows.of(x, weight.bytes.zero, isa)
-        operand = (*matrix(rows.codes), "uint8")
-        of_rows, of_columns = rows.scale.data_ptr(), weight.bytes.scale.data_ptr()
-        scales = (weight.bytes.correction.data_ptr(), of_columns, of_rows)
+    out = torch.empty(len(x), features, dtype=(x if residual is None else residual).dtype)
+    panels, scales = weight.operands
     _native.product(
-        operand,
-        (weight.panels.data_ptr(), weight.panels.shape[1], weight.shape[0]),
+        typed_matrix(x),
+        panels,
         0 if bias is None else bias.data_ptr(),
         scales,
         activation or "none",

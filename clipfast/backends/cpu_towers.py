@@ -106,7 +106,7 @@ class TowerKernels:
             y = reference.activate(self.linear(x, weight, bias), activation)
             return y if residual is None else (y + residual).to(residual.dtype)
         if isinstance(weight, PanelWeight):
-            return cpu_panels.product(x, weight, bias, activation, residual, self.isa)
+            return cpu_panels.product(x, weight, bias, activation, residual)
         products = QuantisedProducts(self.isa)
         return products.linear(x, weight, bias, activation=activation, residual=residual)
 

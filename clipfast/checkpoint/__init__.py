@@ -61,12 +61,14 @@ class Checkpoint:
             Views of the memory-mapped file; a tensor that the file keeps in parts is concatenated at each access.
         source: what was loaded, for messages.
         tokenizer_file: the tokenizer.json that came with transformers' weights, or None.
+        weights: the file, or shard index, that was read; None for tensors that come from none.
     """
 
     config: ModelConfig
     tensors: Mapping[str, torch.Tensor]
     source: str
     tokenizer_file: Path | None = None
+    weights: Path | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -130,7 +132,7 @@ def load_checkpoint(
         check_values(tensors)
     logger.info("%s: %s layout, %s", located.label, layout.name, describe(config))
     beside = None if located.release else tokenizer_file(located.weights.parent, layout)
-    return Checkpoint(config, tensors, located.label, beside)
+    return Checkpoint(config, tensors, located.label, beside, located.weights)
 
 
 def _declarations(

@@ -1,8 +1,9 @@
 // Matrix products with packed weights, and all that follows them, in one pass over the output.
 //
 //   out = activation(x @ weight^T + bias) + residual
-//   out = activation(row_scale * column_scale * (x @ weight^T + correction) + bias) + residual   of
-//   bytes
+//   out = activation(s * scale * (q @ weight^T + correction) + bias) + residual
+//
+// the second of an int8 weight, q and s being what `quantise` makes of x, in memory of its own.
 //
 // A unit is 32 bits of a row: one float32, two bfloat16 or four bytes. The weight lies in panels of
 // 64 output features: panel p holds, for each unit of K, that unit of features 64 p .. 64 p + 63.
@@ -20,20 +21,18 @@
 
 namespace clipfast {
 
-enum class Unit { f32, bf16, bytes };
-
 constexpr int kPanelFeatures = 64;
 
 struct ProductProblem {
-    Matrix x;  // (M, K): float32, bfloat16, or uint8 beside an int8 weight
-    Unit unit;
+    TypedMatrix x;       // (M, K): float32 or bfloat16, as the weight; any, beside an int8 weight
     const char* panels;  // (ceil(N / 64), units, 64) units
     std::int64_t units;  // of K, which is a whole number of them
     std::int64_t features;
-    const float* bias;               // (N,), or null
-    const std::int32_t* correction;  // (N,), of bytes only
-    const float* column_scale;       // (N,), of bytes only
-    const float* row_scale;          // (M,), of bytes only
+    const float* bias;  // (N,), or null
+    // Of an int8 weight: the byte that stands for zero in q (else 0), and (N,) each.
+    int zero;
+    const std::int32_t* correction;
+    const float* scale;
     Activation activation;
     TypedMatrix residual;  // of out's dtype; data null: none
     TypedMatrix out;       // float32 or bfloat16; written

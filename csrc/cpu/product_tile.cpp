@@ -55,7 +55,7 @@ struct Bytes {
 
 template <class Kind, int rows>
 AVX512_BF16 void sum_rows(const char* x, std::int64_t stride, const char* panel, std::int64_t units,
-                          const void* start, float* out) {
+                          const void* start, const char* ahead, float* out) {
     const typename Kind::Sum zero = {};
     typename Kind::Sum sums[rows][kVectors];
 #pragma GCC unroll 6
@@ -64,6 +64,7 @@ AVX512_BF16 void sum_rows(const char* x, std::int64_t stride, const char* panel,
         for (int v = 0; v < kVectors; ++v) sums[r][v] = Kind::start(start, v);
     for (std::int64_t u = 0, end = Kind::kBlock; u < units; end += Kind::kBlock) {
         for (; u < std::min(end, units); ++u) {
+            _mm_prefetch(ahead + u * 64, _MM_HINT_T1);
             __m512i columns[kVectors];
 #pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v)
@@ -101,12 +102,12 @@ AVX512_BF16 void sum_rows(const char* x, std::int64_t stride, const char* panel,
 
 template <class Kind>
 void tile_of(const char* x, std::int64_t stride, int rows, const char* panel, std::int64_t units,
-             const void* start, float* sums) {
+             const void* start, const char* ahead, float* sums) {
     using SumRows = decltype(&sum_rows<Kind, 1>);
     static constexpr SumRows of[kProductRows] = {sum_rows<Kind, 1>, sum_rows<Kind, 2>,
                                                  sum_rows<Kind, 3>, sum_rows<Kind, 4>,
                                                  sum_rows<Kind, 5>, sum_rows<Kind, 6>};
-    of[rows - 1](x, stride, panel, units, start, sums);
+    of[rows - 1](x, stride, panel, units, start, ahead, sums);
 }
 
 // --- what follows ---
@@ -132,14 +133,14 @@ AVX512_BF16 void finish(const ProductProblem& p, const TilePlace& place, const f
         const std::int64_t left = place.columns - i, column = place.column + i;
         __m512 scale = _mm512_setzero_ps(), bias = scale;
         if (scaled) {
-            scale = load_floats(p.column_scale + column, left);
+            scale = load_floats(p.scale + column, left);
             if (p.bias) bias = load_floats(p.bias + column, left);
         }
         for (std::int64_t r = 0; r < place.rows; ++r) {
             const std::int64_t row = place.row + r;
             __m512 y = _mm512_loadu_ps(sums + r * kPanelFeatures + i);
             if (scaled)
-                y = _mm512_fmadd_ps(y, _mm512_mul_ps(scale, _mm512_set1_ps(p.row_scale[row])),
+                y = _mm512_fmadd_ps(y, _mm512_mul_ps(scale, _mm512_set1_ps(place.row_scale[r])),
                                     bias);
             y = activate_avx512<dtype == Dtype::bf16>(y, activation);
             if (adds) y = _mm512_add_ps(y, load<dtype>(p.residual.row(row), column, left));
@@ -188,7 +189,7 @@ ProductTile product_tile(Unit unit) {
 }
 
 FinishTile finish_tile(const ProductProblem& problem) {
-    return problem.unit == Unit::bytes ? finish_of<true>(problem) : finish_of<false>(problem);
+    return unit_of(problem) == Unit::bytes ? finish_of<true>(problem) : finish_of<false>(problem);
 }
 
 #else

@@ -7,17 +7,25 @@ namespace clipfast {
 
 constexpr int kProductRows = 6;
 
+enum class Unit { f32, bf16, bytes };
+
+inline Unit unit_of(const ProductProblem& problem) {
+    if (problem.zero != 0) return Unit::bytes;
+    return problem.x.dtype == Dtype::f32 ? Unit::f32 : Unit::bf16;
+}
+
 // sums[r][n] = sum over units of x[r] * panel[.][n], for `rows` rows (1 .. 6) and the panel's 64
 // features.
 //   x: first row, `stride` bytes between rows. start: (64,), what sums begin with, float32 or, of
-//   bytes, int32.
+//   bytes, int32. ahead: as many lines as there are units, asked for on the way.
 using ProductTile = void (*)(const char* x, std::int64_t stride, int rows, const char* panel,
-                             std::int64_t units, const void* start, float* sums);
+                             std::int64_t units, const void* start, const char* ahead, float* sums);
 
-// Where a tile lies in the output.
+// Where a tile lies in the output. row_scale: s of its first row, of bytes only.
 struct TilePlace {
     std::int64_t row, rows;
     std::int64_t column, columns;
+    const float* row_scale;
 };
 
 // out = activation(sums * scales + bias) + residual of one tile; scales and bias are of bytes only,
