@@ -82,7 +82,9 @@ def product(
     scales: tuple[int, int, int],  # of bytes: addresses of correction, column and row scales
     activation: str,
     residual: TypedMatrix,
+    rectified: bool,
     out: TypedMatrix,
+    image: tuple[int, int],  # height and width, of a 3x3 convolution; else zeros
     threads: int,
 ) -> None: ...
 def resize_crop(

@@ -92,7 +92,14 @@ def _load_weights(arguments: LoadArguments, places: list[torch.device]) -> Loade
         ops = in_8_bits(ops, places[0], precision)
     quantise = None if precision in DTYPES else ops.quantise
     checkpoint = arguments.read_checkpoint()
-    parameters = fold(checkpoint.tensors, checkpoint.config, dtype, ops.prepare, quantise)
+    parameters = fold(
+        checkpoint.tensors,
+        checkpoint.config,
+        dtype,
+        ops.prepare,
+        quantise,
+        ops.prepare_convolution,
+    )
     checkpoint.forget_pages()
     if eight_bit:
         parameters = parameters_in_8_bits(parameters, precision)

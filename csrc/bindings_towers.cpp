@@ -2,6 +2,7 @@
 
 #include "bindings_arguments.h"
 #include "cpu/attention.h"
+#include "cpu/convolution.h"
 #include "cpu/layer_norm.h"
 #include "cpu/patches.h"
 #include "cpu/product.h"
@@ -128,7 +129,7 @@ Unit parse_unit(const std::string& name) {
 
 void bind_product(const py::tuple& x, const py::tuple& weight, std::uintptr_t bias,
                   const py::tuple& scales, const std::string& activation, const py::tuple& residual,
-                  const py::tuple& out, int threads) {
+                  bool rectified, const py::tuple& out, const py::tuple& image, int threads) {
     if (!supports(Isa::avx512_bf16))
         throw std::invalid_argument("products need a processor with AVX512-BF16 and VNNI");
     const ProductProblem problem = {parse_matrix(x),
@@ -142,13 +143,18 @@ void bind_product(const py::tuple& x, const py::tuple& weight, std::uintptr_t bi
                                     pointer<const float>(scales[2].cast<std::uintptr_t>()),
                                     parse_activation(activation),
                                     parse_typed(residual),
+                                    rectified,
                                     parse_typed(out),
                                     parse_threads(threads)};
     if (problem.out.dtype == Dtype::f16 ||
         (problem.residual.given() && problem.residual.dtype != problem.out.dtype))
         throw std::invalid_argument("products write float32 or bfloat16, as the residual is");
+    const auto height = image[0].cast<std::int64_t>(), width = image[1].cast<std::int64_t>();
     const py::gil_scoped_release unlocked;
-    product(problem);
+    if (width > 0)
+        convolve(problem, height, width);
+    else
+        product(problem);
 }
 
 }  // namespace
@@ -173,12 +179,15 @@ void bind_towers(py::module_& module) {
                py::arg("activation"), py::arg("residual"), py::arg("out"), py::arg("width"),
                py::arg("isa"), py::arg("threads"),
                "out = activation(row_scale * y + bias) + residual.");
-    module.def("product", &bind_product, py::arg("x"), py::arg("weight"), py::arg("bias"),
-               py::arg("scales"), py::arg("activation"), py::arg("residual"), py::arg("out"),
-               py::arg("threads"),
-               "out = activation(x @ weight^T + bias) + residual. x: a matrix with what it stores, "
-               "uint8 among it. weight: (address of panels, units, features). scales: addresses of "
-               "bytes' int32 correction, column and row scales; 0 for none.");
+    module.def(
+        "product", &bind_product, py::arg("x"), py::arg("weight"), py::arg("bias"),
+        py::arg("scales"), py::arg("activation"), py::arg("residual"), py::arg("rectified"),
+        py::arg("out"), py::arg("image"), py::arg("threads"),
+        "out = activation(x @ weight^T + bias) + residual, its negatives 0 if rectified. x: "
+        "a matrix with what it stores, "
+        "uint8 among it. weight: (address of panels, units, features). scales: addresses of "
+        "bytes' int32 correction, column and row scales; 0 for none. image: (height, width) of "
+        "those whose pixels are the rows that a 3x3 convolution takes, else (0, 0).");
 }
 
 }  // namespace clipfast

@@ -4,7 +4,6 @@
 #include "cpu/product.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "cpu/parallel.h"
 #include "cpu/product_tile.h"
@@ -13,11 +12,7 @@ namespace clipfast {
 namespace {
 
 constexpr std::int64_t kTaskBytes = 256 << 10;  // of rows
-constexpr std::int64_t kTasksEach = 4;  // a thread, where there are rows enough: they end together
 constexpr std::int64_t kUnitBytes = 4;
-constexpr std::int64_t kLineBytes = 64;
-
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 class Panels {
   public:
@@ -28,47 +23,21 @@ class Panels {
 
     // Rows first .. end - 1 through a panel, in tiles of equal height but for one row.
     void multiply(std::int64_t panel, std::int64_t first, std::int64_t end) const {
-        alignas(64) float start[kPanelFeatures], sums[kProductRows * kPanelFeatures];
-        TilePlace place = {};
-        place.column = panel * kPanelFeatures;
-        place.columns = std::min<std::int64_t>(kPanelFeatures, problem_.features - place.column);
-        begin_with(place, start);
-        const char* units = problem_.panels + panel * problem_.units * kPanelFeatures * kUnitBytes;
+        alignas(64) float sums[kProductRows * kPanelFeatures];
+        const PanelPart part(problem_, panel);
         const std::int64_t tiles = divide_up(end - first, kProductRows);
         for (std::int64_t i = 0; i < tiles; ++i) {
-            place.row = first + (end - first) * i / tiles;
-            place.rows = first + (end - first) * (i + 1) / tiles - place.row;
-            fetch(place, problem_.residual);
-            fetch(place, problem_.out);
-            tile_(problem_.x.row(place.row), problem_.x.stride, static_cast<int>(place.rows), units,
-                  problem_.units, start, sums);
+            const std::int64_t row = first + (end - first) * i / tiles;
+            const TilePlace place = part.place(row, first + (end - first) * (i + 1) / tiles - row);
+            fetch(problem_.residual, place);
+            fetch(problem_.out, place);
+            tile_(problem_.x.row(row), problem_.x.stride, static_cast<int>(place.rows),
+                  part.units(0), problem_.units, part.start, sums);
             finish_(problem_, place, sums);
         }
     }
 
   private:
-    // What the sums begin with: the bias, or the correction of bytes; zero beyond the last feature.
-    void begin_with(const TilePlace& place, float* start) const {
-        const void* from = problem_.bias;
-        if (problem_.unit == Unit::bytes) from = problem_.correction;
-        std::fill(start, start + kPanelFeatures, 0.0f);
-        if (from)
-            std::memcpy(start, static_cast<const char*>(from) + place.column * sizeof *start,
-                        place.columns * sizeof *start);
-    }
-
-    // Asks for what the tile will read and write when its sums are ready: their lines arrive
-    // meanwhile.
-    static void fetch(const TilePlace& place, const TypedMatrix& matrix) {
-        if (!matrix.given()) return;
-        const std::int64_t element = element_bytes(matrix.dtype);
-        for (std::int64_t r = 0; r < place.rows; ++r) {
-            const char* line = matrix.row(place.row + r) + place.column * element;
-            for (const char* end = line + place.columns * element; line < end; line += kLineBytes)
-                __builtin_prefetch(line);
-        }
-    }
-
     const ProductProblem& problem_;
     ProductTile tile_;
     FinishTile finish_;

@@ -4,6 +4,8 @@
 //   out = activation(row_scale * column_scale * (x @ weight^T + correction) + bias) + residual   of
 //   bytes
 //
+// and max(out, 0) where it is `rectified`: the ReLU of a residual block follows its residual.
+//
 // A unit is 32 bits of a row: one float32, two bfloat16 or four bytes. The weight lies in panels of
 // 64 output features: panel p holds, for each unit of K, that unit of features 64 p .. 64 p + 63.
 // Features beyond the last are zeros. Sums are float32, of bytes exact int32; each is taken in the
@@ -36,7 +38,8 @@ struct ProductProblem {
     const float* row_scale;          // (M,), of bytes only
     Activation activation;
     TypedMatrix residual;  // of out's dtype; data null: none
-    TypedMatrix out;       // float32 or bfloat16; written
+    bool rectified;
+    TypedMatrix out;  // float32 or bfloat16; written
     int threads;
 };
 
