@@ -340,7 +340,7 @@ class _Folder:
         return AttentionPool(
             positions=self.keep_stream(positions),
             query=self.linear(query_weight * scale, query_bias * scale),
-            kv=self.linear(kv_weight, None),
+            kv=self._linear(kv_weight, None),  # as it is: no row of tokens meets it
             out_proj=self.linear(out_weight, out_bias),
         )
 
