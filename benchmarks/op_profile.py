@@ -52,6 +52,9 @@ def _label(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> st
     label = f"{name} {'x'.join(map(str, x.shape))}"
     if name == "linear":
         label += f" -> {arguments[1].shape[0]} {options.get('activation') or ''}"
+    if name == "convolution":
+        features, _, kernel, _ = arguments[1].shape
+        label += f" -> {features}, {kernel}x{kernel}"
     return label + (" + residual" if options.get("residual") is not None else "")
 
 

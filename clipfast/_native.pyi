@@ -82,7 +82,9 @@ def product(
     of_bytes: tuple[int, int, int],  # of an int8 weight: zero, addresses of correction and scale
     activation: str,
     residual: TypedMatrix,
+    rectified: bool,
     out: TypedMatrix,
+    image: tuple[int, int],  # height and width, of a 3x3 convolution; else zeros
     threads: int,
 ) -> None: ...
 def resize_crop(

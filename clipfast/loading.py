@@ -95,7 +95,14 @@ def _load_weights(arguments: LoadArguments, places: list[torch.device]) -> Loade
             precision = found
             ops, eight_bit = _operations(arguments.backend, places[0], precision)
     quantise = None if precision in DTYPES else ops.quantise
-    parameters = fold(checkpoint.tensors, checkpoint.config, dtype, ops.prepare, quantise)
+    parameters = fold(
+        checkpoint.tensors,
+        checkpoint.config,
+        dtype,
+        ops.prepare,
+        quantise,
+        ops.prepare_convolution,
+    )
     checkpoint.forget_pages()
     if eight_bit:
         parameters = parameters_in_8_bits(parameters, precision)

@@ -351,6 +351,17 @@ def as_it_is(
     return linear
 
 
+class PrepareConvolution(Protocol):
+    def __call__(self, convolution: parameters.Convolution) -> parameters.Convolution:
+        """The same, as `Prepare`, of a convolution of stride 1 whose padding keeps the size of the image."""
+        ...
+
+
+def convolution_as_it_is(convolution: parameters.Convolution) -> parameters.Convolution:
+    """`PrepareConvolution` where there is nothing to do."""
+    return convolution
+
+
 # What every backend serves. `resize_crop` is an operation too, but one that a backend may lack.
 OPERATIONS = (
     "patch_embed",
@@ -394,6 +405,7 @@ class Ops:
     resize_crop: ResizeCrop | None = None
     unsupported_reason: UnsupportedReason = _always_supported
     prepare: Prepare = as_it_is
+    prepare_convolution: PrepareConvolution = convolution_as_it_is
     # The same of a layer within a block of an 8-bit model, where the backend has such products.
     quantise: Prepare | None = None
     # Whether a residual costs less in `layer_norm` than in the `linear` before it.

@@ -2,6 +2,7 @@
 
 #include "bindings_arguments.h"
 #include "cpu/attention.h"
+#include "cpu/convolution.h"
 #include "cpu/layer_norm.h"
 #include "cpu/patches.h"
 #include "cpu/product.h"
@@ -123,7 +124,8 @@ void bind_dequantise(const py::tuple& y, std::uintptr_t row_scale, std::uintptr_
 // scale), or zeros.
 ProductProblem parse_product(const py::tuple& x, const py::tuple& weight, std::uintptr_t bias,
                              const py::tuple& bytes, const std::string& activation,
-                             const py::tuple& residual, const py::tuple& out, int threads) {
+                             const py::tuple& residual, bool rectified, const py::tuple& out,
+                             int threads) {
     if (!supports(Isa::avx512_bf16))
         throw std::invalid_argument("products need a processor with AVX512-BF16 and VNNI");
     ProductProblem problem = {parse_typed(x),
@@ -136,6 +138,7 @@ ProductProblem parse_product(const py::tuple& x, const py::tuple& weight, std::u
                               pointer<const float>(bytes[2].cast<std::uintptr_t>()),
                               parse_activation(activation),
                               parse_typed(residual),
+                              rectified,
                               parse_typed(out),
                               parse_threads(threads)};
     if (problem.out.dtype == Dtype::f16 ||
@@ -148,11 +151,15 @@ ProductProblem parse_product(const py::tuple& x, const py::tuple& weight, std::u
 
 void bind_product(const py::tuple& x, const py::tuple& weight, std::uintptr_t bias,
                   const py::tuple& bytes, const std::string& activation, const py::tuple& residual,
-                  const py::tuple& out, int threads) {
+                  bool rectified, const py::tuple& out, const py::tuple& image, int threads) {
     const ProductProblem problem =
-        parse_product(x, weight, bias, bytes, activation, residual, out, threads);
+        parse_product(x, weight, bias, bytes, activation, residual, rectified, out, threads);
+    const auto height = image[0].cast<std::int64_t>(), width = image[1].cast<std::int64_t>();
     const py::gil_scoped_release unlocked;
-    product(problem);
+    if (width > 0)
+        convolve(problem, height, width);
+    else
+        product(problem);
 }
 
 }  // namespace
@@ -178,11 +185,12 @@ void bind_towers(py::module_& module) {
                py::arg("isa"), py::arg("threads"),
                "out = activation(row_scale * y + bias) + residual.");
     module.def("product", &bind_product, py::arg("x"), py::arg("weight"), py::arg("bias"),
-               py::arg("of_bytes"), py::arg("activation"), py::arg("residual"), py::arg("out"),
-               py::arg("threads"),
-               "out = activation(x @ weight^T + bias) + residual. weight: (address of panels, "
-               "units, features). of_bytes: (zero, addresses of correction and scale) of an int8 "
-               "weight, or zeros.");
+               py::arg("of_bytes"), py::arg("activation"), py::arg("residual"),
+               py::arg("rectified"), py::arg("out"), py::arg("image"), py::arg("threads"),
+               "out = activation(x @ weight^T + bias) + residual, its negatives 0 if rectified. "
+               "weight: (address of panels, units, features). of_bytes: (zero, addresses of "
+               "correction and scale) of an int8 weight, or zeros. image: (height, width) of those "
+               "whose pixels are the rows that a 3x3 convolution takes, else (0, 0).");
 }
 
 }  // namespace clipfast

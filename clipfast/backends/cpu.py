@@ -19,7 +19,7 @@ from clipfast.backends.cpu_operands import DTYPES, check_matrix, matrix, threads
 from clipfast.backends.cpu_towers import TowerKernels
 from clipfast.backends.reference import REFERENCE, with_row_options
 from clipfast.errors import ConfigurationError, InputError, UnsupportedError
-from clipfast.ops import OPERATIONS, Ops, Tensor
+from clipfast.ops import OPERATIONS, Ops, Tensor, convolution_as_it_is
 
 # What runs in C++, or in oneDNN with what it cannot fuse in C++.
 OWN_OPERATIONS = (
@@ -108,6 +108,7 @@ def make_ops() -> Ops:
         top_k=cosines.top_k,
         unsupported_reason=_operation_reason,
         prepare=products.prepare if products else cpu_linear.prepare,
+        prepare_convolution=products.prepare_convolution if products else convolution_as_it_is,
         quantise=products.quantise if products else quantise,
         adds_in_norm=products is None,
         sources={

@@ -57,6 +57,16 @@ class Prepare(Protocol):
     ) -> Linear: ...
 
 
+class PrepareConvolution(Protocol):
+    """A convolution in a backend's own layout, as `ops.PrepareConvolution` says."""
+
+    def __call__(self, convolution: Convolution) -> Convolution: ...
+
+
+def _unchanged_convolution(convolution: Convolution) -> Convolution:
+    return convolution
+
+
 def _unchanged(linear: Linear, boundary: int | None = None, *, activated: bool = False) -> Linear:
     return linear
 
@@ -67,6 +77,7 @@ def fold(
     dtype: torch.dtype,
     prepare: Prepare = _unchanged,
     quantise: Prepare | None = None,
+    prepare_convolution: PrepareConvolution = _unchanged_convolution,
 ) -> Parameters:
     """The parameters of both towers.
 
@@ -76,8 +87,9 @@ def fold(
         dtype: of the matrices. Folding itself is done in float32, or float64 when that is the dtype.
         prepare: applied to each linear layer of the transformers as it is made, so that no second copy of all exists.
         quantise: takes the place of `prepare` for the layers inside the blocks.
+        prepare_convolution: applied to each convolution of stride 1.
     """
-    folder = _Folder(tensors, dtype, prepare, quantise)
+    folder = _Folder(tensors, dtype, prepare, quantise, prepare_convolution)
     vision = (
         folder.resnet(config.vision, config.preprocess)
         if isinstance(config.vision, ResNetConfig)
@@ -108,8 +120,10 @@ class _Folder:
         dtype: torch.dtype,
         prepare: Prepare = _unchanged,
         quantise: Prepare | None = None,
+        prepare_convolution: PrepareConvolution = _unchanged_convolution,
     ) -> None:
         self.tensors = tensors
+        self.prepare_convolution = prepare_convolution
         self.prepare = prepare
         self.quantise = quantise
         self.dtype = dtype
@@ -300,7 +314,7 @@ class _Folder:
         return Bottleneck(conv1, conv2, conv3, downsample, stride)
 
     def convolution(self, weight: str, norm: str) -> Convolution:
-        return self._convolution(*self._batch_norm(weight, norm))
+        return self.prepare_convolution(self._convolution(*self._batch_norm(weight, norm)))
 
     def _convolution(self, weight: Tensor, bias: Tensor) -> Convolution:
         return Convolution(_channels_last(self.keep(weight)), self.keep(bias))
@@ -326,7 +340,7 @@ class _Folder:
         return AttentionPool(
             positions=self.keep_stream(positions),
             query=self.linear(query_weight * scale, query_bias * scale),
-            kv=self.linear(kv_weight, None),
+            kv=self._linear(kv_weight, None),  # as it is: no row of tokens meets it
             out_proj=self.linear(out_weight, out_bias),
         )
 

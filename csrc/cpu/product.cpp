@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <vector>
 
 #include "cpu/parallel.h"
 #include "cpu/product_tile.h"
@@ -15,11 +14,8 @@ namespace clipfast {
 namespace {
 
 constexpr std::int64_t kTaskBytes = 256 << 10;  // of rows
-constexpr std::int64_t kTasksEach = 4;  // a thread, where there are rows enough: they end together
 constexpr std::int64_t kUnitBytes = 4;
-constexpr std::int64_t kLineBytes = 64;
-
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+constexpr std::int64_t kLinesAUnit = kPanelFeatures * kUnitBytes / 64;
 
 class Panels {
   public:
@@ -39,26 +35,20 @@ class Panels {
     // call to the next.
     void multiply(std::int64_t panel, std::int64_t next, std::int64_t first,
                   std::int64_t end) const {
-        alignas(64) float start[kPanelFeatures], sums[kProductRows * kPanelFeatures];
-        TilePlace place = {};
-        place.column = panel * kPanelFeatures;
-        place.columns = std::min<std::int64_t>(kPanelFeatures, problem_.features - place.column);
-        begin_with(place, start);
-        const char* const units = units_of(panel);
-        const std::int64_t lines = problem_.units * kLineBytes;  // that a tile asks for
+        alignas(64) float sums[kProductRows * kPanelFeatures];
+        const PanelPart part(problem_, panel), following(problem_, std::min(next, count() - 1));
         const std::int64_t tiles = divide_up(end - first, kProductRows);
         for (std::int64_t i = 0; i < tiles; ++i) {
-            place.row = first + (end - first) * i / tiles;
-            place.rows = first + (end - first) * (i + 1) / tiles - place.row;
-            fetch(place, problem_.residual);
-            fetch(place, problem_.out);
-            place.row_scale = is_bytes_ ? row_scale_.get() + place.row : nullptr;
-            tile_(x_.row(place.row), x_.stride, static_cast<int>(place.rows), units, problem_.units,
-                  start,
-                  next < count() && i < kPanelFeatures * kUnitBytes / kLineBytes
-                      ? units_of(next) + i * lines
-                      : units,
-                  sums);
+            const std::int64_t row = first + (end - first) * i / tiles;
+            TilePlace place = part.place(row, first + (end - first) * (i + 1) / tiles - row);
+            if (is_bytes_) place.row_scale = row_scale_.get() + row;
+            fetch(problem_.residual, place);
+            fetch(problem_.out, place);
+            // Each of the first tiles asks for as many lines as there are units.
+            const bool asks = next < count() && i < kLinesAUnit;
+            tile_(x_.row(row), x_.stride, static_cast<int>(place.rows), part.units(0),
+                  problem_.units, part.start,
+                  asks ? following.units(i * problem_.units / kLinesAUnit) : part.units(0), sums);
             finish_(problem_, place, sums);
         }
     }
@@ -71,32 +61,6 @@ class Panels {
         x_ = {reinterpret_cast<const char*>(bytes_.get()), rows, width};
         quantise({problem_.x, x_, row_scale_.get(), problem_.zero, width, Isa::avx512_bf16,
                   problem_.threads});
-    }
-
-    const char* units_of(std::int64_t panel) const {
-        return problem_.panels + panel * problem_.units * kPanelFeatures * kUnitBytes;
-    }
-
-    // What the sums begin with: the bias, or the correction of bytes; zero beyond the last feature.
-    void begin_with(const TilePlace& place, float* start) const {
-        const void* from = problem_.bias;
-        if (is_bytes_) from = problem_.correction;
-        std::fill(start, start + kPanelFeatures, 0.0f);
-        if (from)
-            std::memcpy(start, static_cast<const char*>(from) + place.column * sizeof *start,
-                        place.columns * sizeof *start);
-    }
-
-    // Asks for what the tile will read and write when its sums are ready: their lines arrive
-    // meanwhile.
-    static void fetch(const TilePlace& place, const TypedMatrix& matrix) {
-        if (!matrix.given()) return;
-        const std::int64_t element = element_bytes(matrix.dtype);
-        for (std::int64_t r = 0; r < place.rows; ++r) {
-            const char* line = matrix.row(place.row + r) + place.column * element;
-            for (const char* end = line + place.columns * element; line < end; line += kLineBytes)
-                __builtin_prefetch(line);
-        }
     }
 
     const ProductProblem& problem_;

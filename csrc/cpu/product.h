@@ -5,6 +5,8 @@
 //
 // the second of an int8 weight, q and s being what `quantise` makes of x, in memory of its own.
 //
+// and max(out, 0) where it is `rectified`: the ReLU of a residual block follows its residual.
+//
 // A unit is 32 bits of a row: one float32, two bfloat16 or four bytes. The weight lies in panels of
 // 64 output features: panel p holds, for each unit of K, that unit of features 64 p .. 64 p + 63.
 // Features beyond the last are zeros. Sums are float32, of bytes exact int32; each is taken in the
@@ -35,7 +37,8 @@ struct ProductProblem {
     const float* scale;
     Activation activation;
     TypedMatrix residual;  // of out's dtype; data null: none
-    TypedMatrix out;       // float32 or bfloat16; written
+    bool rectified;
+    TypedMatrix out;  // float32 or bfloat16; written
     int threads;
 };
 

@@ -3,12 +3,41 @@
 #include "cpu/product_tile.h"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 
 #include "cpu/lanes.h"
 #include "cpu/x86.h"
 
 namespace clipfast {
+
+namespace {
+
+constexpr std::int64_t kLineBytes = 64;
+
+}  // namespace
+
+PanelPart::PanelPart(const ProductProblem& problem, std::int64_t panel)
+    : column_(panel * kPanelFeatures),
+      columns_(std::min<std::int64_t>(kPanelFeatures, problem.features - column_)),
+      units_(problem.panels + panel * problem.units * kPanelFeatures * 4) {
+    const void* from = problem.bias;
+    if (unit_of(problem) == Unit::bytes) from = problem.correction;
+    std::fill(start, start + kPanelFeatures, 0.0f);
+    if (from)
+        std::memcpy(start, static_cast<const char*>(from) + column_ * sizeof *start,
+                    columns_ * sizeof *start);
+}
+
+void fetch(const TypedMatrix& matrix, const TilePlace& place) {
+    if (!matrix.given()) return;
+    const std::int64_t element = element_bytes(matrix.dtype);
+    for (std::int64_t r = 0; r < place.rows; ++r) {
+        const char* line = matrix.row(place.row + r) + place.column * element;
+        for (const char* end = line + place.columns * element; line < end; line += kLineBytes)
+            __builtin_prefetch(line);
+    }
+}
 
 #if defined(__x86_64__)
 
@@ -61,7 +90,7 @@ AVX512_BF16 void sum_rows(const char* x, std::int64_t stride, const char* panel,
 #pragma GCC unroll 6
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) sums[r][v] = Kind::start(start, v);
+        for (int v = 0; v < kVectors; ++v) sums[r][v] = start ? Kind::start(start, v) : zero;
     for (std::int64_t u = 0, end = Kind::kBlock; u < units; end += Kind::kBlock) {
         for (; u < std::min(end, units); ++u) {
             _mm_prefetch(ahead + u * 64, _MM_HINT_T1);
@@ -79,7 +108,7 @@ AVX512_BF16 void sum_rows(const char* x, std::int64_t stride, const char* panel,
                     sums[r][v] = Kind::add(sums[r][v], row, columns[v]);
             }
         }
-        const bool first = end == Kind::kBlock, last = u == units;
+        const bool first = start && end == Kind::kBlock, last = u == units;
         if (first && last) break;
 #pragma GCC unroll 6
         for (int r = 0; r < rows; ++r)
@@ -129,6 +158,7 @@ AVX512_BF16 INLINE void store(char* row, std::int64_t i, std::int64_t left, __m5
 
 template <Activation activation, Dtype dtype, bool scaled, bool adds>
 AVX512_BF16 void finish(const ProductProblem& p, const TilePlace& place, const float* sums) {
+    const __m512 least = _mm512_set1_ps(p.rectified ? 0 : -std::numeric_limits<float>::infinity());
     for (std::int64_t i = 0; i < place.columns; i += 16) {
         const std::int64_t left = place.columns - i, column = place.column + i;
         __m512 scale = _mm512_setzero_ps(), bias = scale;
@@ -144,6 +174,7 @@ AVX512_BF16 void finish(const ProductProblem& p, const TilePlace& place, const f
                                     bias);
             y = activate_avx512<dtype == Dtype::bf16>(y, activation);
             if (adds) y = _mm512_add_ps(y, load<dtype>(p.residual.row(row), column, left));
+            y = _mm512_max_ps(least, y);  // y where it is NaN
             store<dtype>(p.out.row_to_write(row), column, left, y);
         }
     }
