@@ -22,7 +22,7 @@ from clipfast.parameters import Parameters, ResNet, VisionTransformer
 
 # Images that the towers take at once on a CPU, as measured: products are at their best rate, and memory is bounded.
 CPU_IMAGES = 32
-CPU_IMAGES_RESNET = 16
+CPU_IMAGES_RESNET = 8
 
 
 class Encoder(Protocol):
