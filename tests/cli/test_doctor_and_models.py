@@ -12,7 +12,6 @@ import clipfast
 from clipfast.backends import BACKENDS, triton, unsupported_reason
 from clipfast.cli import doctor, main
 from clipfast.errors import UnsupportedError
-from clipfast.kernels.configs import hardware_of
 
 
 def test_doctor_tells_versions_hardware_and_reasons(monkeypatch, capsys):
@@ -66,6 +65,10 @@ def test_doctor_tells_what_is_wrong_with_the_backend_that_was_asked_for(monkeypa
 )
 def test_doctor_tells_what_a_gpu_multiplies(architecture, served, monkeypatch):
     """On a GPU that this machine need not have: where Triton serves, its architecture decides."""
+    from clipfast.kernels.configs import (
+        hardware_of,
+    )  # imports Triton, whose interpreter tests/kernels chooses
+
     hardware = replace(hardware_of(torch.device("cpu")), architecture=architecture)
     monkeypatch.setattr("clipfast.kernels.configs.hardware_of", lambda device: hardware)
     monkeypatch.setattr("clipfast.loading.compute_dtype", lambda *_: torch.bfloat16)
