@@ -322,10 +322,11 @@ class Model:
             raise ConfigurationError(
                 f"calibrate needs images and texts, got {len(images)} and {len(texts)}"
             )
-        served = [name for name in EIGHT_BIT if unsupported_precision(name, self.device) is None]
+        where = self.device, self._arguments.backend
+        served = [name for name in EIGHT_BIT if unsupported_precision(name, *where) is None]
         if not served:
             raise UnsupportedError(
-                f"{self.device} serves no 8-bit precision: there is nothing to calibrate"
+                f"backend {self.backend} on {self.device} serves no 8-bit precision: there is nothing to calibrate"
             )
 
         def rows(precision: str) -> dict[str, Tensor]:

@@ -89,7 +89,10 @@ def _load_weights(arguments: LoadArguments, places: list[torch.device]) -> Loade
     ops, eight_bit = _operations(arguments.backend, places[0], precision)
     checkpoint = arguments.read_checkpoint()
     if arguments.precision == "auto":
-        found = calibrated(checkpoint, lambda name: unsupported_precision(name, places[0]) is None)
+        backend, place = arguments.backend, places[0]
+        found = calibrated(
+            checkpoint, lambda name: unsupported_precision(name, place, backend) is None
+        )
         if found is not None:
             logger.info("precision %s: calibrated to within %g of fp32", found, LEAST_COSINE)
             precision = found
@@ -138,10 +141,12 @@ def _operations(backend: str, device: torch.device, precision: str) -> tuple[Ops
     return in_8_bits(ops, device, precision), True
 
 
-def unsupported_precision(precision: str, device: torch.device) -> str | None:
-    """None when weights can be loaded in this precision on this device, else the sentence why not."""
+def unsupported_precision(
+    precision: str, device: torch.device, backend: str = "auto"
+) -> str | None:
+    """None when weights can be loaded in this precision on this device and backend, else the sentence why not."""
     try:
-        _operations("auto", device, resolve_precision(precision, device))
+        _operations(backend, device, resolve_precision(precision, device))
     except (ConfigurationError, UnsupportedError) as error:
         return str(error)
     return None

@@ -120,7 +120,9 @@ def make_ops() -> Ops:
 def _source(name: str, chosen: str, *, own_products: bool) -> str:
     if name not in OWN_OPERATIONS:
         return "reference (torch)"
-    by_onednn = name == "convolution" or (name == "linear" and not own_products)
+    if name == "convolution" and own_products:
+        return f"cpu ({chosen}, small ones oneDNN)"
+    by_onednn = name in ("linear", "convolution") and not own_products
     return f"cpu (oneDNN, {chosen})" if by_onednn else f"cpu ({chosen})"
 
 

@@ -20,6 +20,7 @@ from clipfast.backends import cpu_linear, cpu_quantised
 from clipfast.backends.cpu_linear import SplitLinear
 from clipfast.backends.cpu_operands import check_matrix, threads, typed_matrix
 from clipfast.backends.cpu_quantised import rounded
+from clipfast.errors import InputError
 from clipfast.ops import LinearActivation, Tensor
 from clipfast.parameters import Convolution, Linear
 
@@ -142,10 +143,8 @@ def _wide(bias: Tensor) -> Tensor: ...
 @overload
 def _wide(bias: Tensor | None) -> Tensor | None: ...
 def _wide(bias: Tensor | None) -> Tensor | None:
-    """A bias as float32."""
-    if bias is None or bias.dtype == torch.float32:
-        return bias
-    return bias.float()
+    """A bias as the products read it."""
+    return None if bias is None else bias.float().contiguous()
 
 
 def product(
@@ -170,8 +169,16 @@ def product(
 
     features, width = weight.shape[:2]
     check_matrix("linear", x, width)
+    if weight.bytes is None and x.dtype != weight.dtype:
+        raise InputError(
+            f"linear needs {weight.dtype}, as its weight, got {x.dtype}", code="wrong_type"
+        )
     if residual is not None:
         check_matrix("linear", residual, features)
+        if len(residual) != len(x):
+            raise InputError(
+                f"linear needs a residual of {len(x)} rows, got {len(residual)}", code="wrong_shape"
+            )
     bias = _wide(bias)
     out = torch.empty(len(x), features, dtype=(x if residual is None else residual).dtype)
     panels, scales = weight.operands

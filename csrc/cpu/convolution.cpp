@@ -10,9 +10,7 @@
 namespace clipfast {
 namespace {
 
-constexpr int kTaps = 3;                        // each way
-constexpr std::int64_t kTaskBytes = 256 << 10;  // of pixels
-constexpr std::int64_t kUnitBytes = 4;
+constexpr int kTaps = 3;  // each way
 
 class Convolution {
   public:

@@ -13,9 +13,7 @@
 namespace clipfast {
 namespace {
 
-constexpr std::int64_t kTaskBytes = 256 << 10;  // of rows
-constexpr std::int64_t kUnitBytes = 4;
-constexpr std::int64_t kLinesAUnit = kPanelFeatures * kUnitBytes / 64;
+constexpr std::int64_t kLinesAUnit = kPanelFeatures * kUnitBytes / kLineBytes;  // of a panel
 
 class Panels {
   public:

@@ -11,16 +11,10 @@
 
 namespace clipfast {
 
-namespace {
-
-constexpr std::int64_t kLineBytes = 64;
-
-}  // namespace
-
 PanelPart::PanelPart(const ProductProblem& problem, std::int64_t panel)
     : column_(panel * kPanelFeatures),
       columns_(std::min<std::int64_t>(kPanelFeatures, problem.features - column_)),
-      units_(problem.panels + panel * problem.units * kPanelFeatures * 4) {
+      units_(problem.panels + panel * problem.units * kPanelFeatures * kUnitBytes) {
     const void* from = problem.bias;
     if (unit_of(problem) == Unit::bytes) from = problem.correction;
     std::fill(start, start + kPanelFeatures, 0.0f);

@@ -6,6 +6,9 @@
 namespace clipfast {
 
 constexpr int kProductRows = 6;
+constexpr std::int64_t kUnitBytes = 4;
+constexpr std::int64_t kLineBytes = 64;
+constexpr std::int64_t kTaskBytes = 256 << 10;  // of rows: they stay in the second-level cache
 constexpr std::int64_t kTasksEach = 4;  // a thread, where there are rows enough: they end together
 
 inline std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -40,7 +43,9 @@ class PanelPart {
         return {row, rows, column_, columns_, nullptr};
     }
     // From unit `first` of K on.
-    const char* units(std::int64_t first) const { return units_ + first * kPanelFeatures * 4; }
+    const char* units(std::int64_t first) const {
+        return units_ + first * kPanelFeatures * kUnitBytes;
+    }
 
     alignas(64) float start[kPanelFeatures];
 

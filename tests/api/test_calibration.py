@@ -73,6 +73,14 @@ def test_auto_takes_what_costs_little(kept: Path, weights: Path) -> None:
     assert clipfast.load(weights, device="cpu").precision == usual
 
 
+def test_a_backend_without_it_keeps_its_precision(kept: Path, weights: Path, images) -> None:
+    _set(kept, lowest_cosines_to_fp32={"int8": {"images": 1.0, "texts": 1.0}})
+    plain = clipfast.load(weights, device="cpu", backend="reference")
+    assert plain.precision != "int8"
+    with pytest.raises(UnsupportedError, match="reference on cpu serves no 8-bit precision"):
+        plain.calibrate(images, TEXTS)
+
+
 def test_other_weights_in_its_place_are_not_calibrated(kept: Path, weights: Path) -> None:
     _set(kept, lowest_cosines_to_fp32={"int8": {"images": 1.0, "texts": 1.0}}, fingerprint="0" * 64)
     assert clipfast.load(weights, device="cpu").precision != "int8"

@@ -13,8 +13,22 @@ from clipfast.environment import ISAS
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
+
+def has_panels() -> bool:
+    """Whether this build and processor multiply weights in panels."""
+    if find_spec("clipfast._native") is None:
+        return False
+    from clipfast import _native
+
+    return "avx512_bf16" in _native.supported_isas()
+
+
 needs_native = pytest.mark.skipif(
     find_spec("clipfast._native") is None, reason="clipfast was built without the C++ extension"
+)
+
+needs_panels = pytest.mark.skipif(
+    not has_panels(), reason="this processor lacks what multiplies panels, avx512_bf16"
 )
 
 

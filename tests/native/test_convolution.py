@@ -11,7 +11,7 @@ from clipfast.backends.cpu_panels import PanelWeight
 from clipfast.backends.reference import REFERENCE
 from clipfast.parameters import Convolution
 from tests.kernels.parity import DTYPES, Operands, assert_parity
-from tests.native.kernels import needs_native
+from tests.native.kernels import has_panels, needs_native
 
 pytestmark = needs_native
 
@@ -44,10 +44,8 @@ def test_every_epilogue(dtype, adds, relu, kernel, stride, padding) -> None:
 @pytest.fixture
 def pack():
     """A weight in panels, where this processor has what multiplies them."""
-    from clipfast import _native
-
-    if "avx512_bf16" not in _native.supported_isas():
-        pytest.skip("this processor lacks avx512_bf16")
+    if not has_panels():
+        pytest.skip("this processor lacks what multiplies panels")
     return PanelWeight.of
 
 

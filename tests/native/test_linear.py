@@ -12,7 +12,7 @@ from clipfast.backends.reference import REFERENCE, with_row_options
 from clipfast.errors import InputError
 from clipfast.parameters import Linear
 from tests.kernels.parity import DTYPES, Operands, assert_parity, strided
-from tests.native.kernels import needs_native
+from tests.native.kernels import has_panels, needs_native, needs_panels
 from tests.tolerances import CPU_GELU
 
 pytestmark = needs_native
@@ -26,10 +26,8 @@ def draw() -> Operands:
 @pytest.fixture(params=[cpu_linear, cpu_panels], ids=["onednn", "panels"])
 def prepare(request: pytest.FixtureRequest):
     """Both ways to pack a layer; panels where this processor has what multiplies them."""
-    from clipfast import _native
-
-    if request.param is cpu_panels and "avx512_bf16" not in _native.supported_isas():
-        pytest.skip("this processor lacks avx512_bf16")
+    if request.param is cpu_panels and not has_panels():
+        pytest.skip("this processor lacks what multiplies panels")
     return request.param.prepare
 
 
@@ -66,6 +64,7 @@ def test_every_epilogue(towers, prepare, draw, activation, scaled) -> None:
     _assert_linear(towers, prepare, x, weight, bias, activation=activation, row_scale=row_scale)
 
 
+@needs_panels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("activation", [None, "silu", "gelu"])
 def test_rows_through_panels_depend_on_nothing_else(draw, dtype, activation) -> None:
@@ -91,6 +90,23 @@ def test_rows_through_panels_depend_on_nothing_else(draw, dtype, activation) -> 
         torch.set_num_threads(threads)
 
 
+@needs_panels
+def test_panels_refuse_what_they_would_misread(draw) -> None:
+    layer = cpu_panels.prepare(Linear(draw(96, 64, dtype=torch.bfloat16)))
+    linear, x = TowerKernels("avx512_bf16").linear, draw(5, 64, dtype=torch.bfloat16)
+    with pytest.raises(InputError, match=r"linear needs torch\.bfloat16, as its weight"):
+        linear(x.float(), layer.weight, None)
+    with pytest.raises(InputError, match="a residual of 5 rows, got 4"):
+        linear(x, layer.weight, None, residual=draw(4, 96))
+    with pytest.raises(InputError, match=r"linear reads \(rows, 64\)"):
+        linear(x[:, :32], layer.weight, None)
+    spaced = draw(96, 2)[:, 0]
+    torch.testing.assert_close(
+        linear(x, layer.weight, spaced), linear(x, layer.weight, spaced.clone())
+    )
+
+
+@needs_panels
 @pytest.mark.parametrize("activation", ["silu", "gelu"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_activations_of_extreme_sums(draw, dtype, activation) -> None:

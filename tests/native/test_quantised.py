@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import clipfast
-from clipfast.backends import cpu, cpu_panels, cpu_quantised, select_ops
+from clipfast.backends import cpu_panels, cpu_quantised, select_ops
 from clipfast.backends.cpu_panels import PanelWeight
 from clipfast.backends.cpu_quantised import QuantisedRows, QuantisedWeight, multiplies_bytes
 from clipfast.backends.cpu_towers import TowerKernels
@@ -22,7 +22,7 @@ from clipfast.model import encode_text, encode_vision
 from clipfast.parameters import Linear
 from tests.kernels.parity import DTYPES, Operands, strided
 from tests.kernels.towers import packed
-from tests.native.kernels import needs_native
+from tests.native.kernels import has_panels, kernels_for, needs_native
 from tests.random_weights import random_weights
 from tests.tolerances import (
     CPU_DEMO_POINTS,
@@ -47,8 +47,8 @@ def draw() -> Operands:
 @pytest.fixture(params=[cpu_quantised, cpu_panels], ids=["onednn", "panels"])
 def quantise(request: pytest.FixtureRequest):
     """Both ways to pack a layer; panels where this processor has what multiplies them."""
-    if request.param is cpu_panels and "avx512_bf16" not in cpu.cpu_features():
-        pytest.skip("this processor lacks avx512_bf16")
+    if request.param is cpu_panels and not has_panels():
+        pytest.skip("this processor lacks what multiplies panels")
     return request.param.quantise
 
 
@@ -126,8 +126,7 @@ def test_a_quantised_weight_refuses_other_products(draw) -> None:
 @pytest.mark.parametrize("isa", ["serial", "avx2", "avx512", "avx512_bf16"])
 def test_towers_with_outlier_channels(isa, monkeypatch) -> None:
     """Residual channels far above the others, which the norms scale down again, as trained ones do."""
-    if isa not in cpu.cpu_features() and isa not in ("serial", "avx512"):
-        pytest.skip(f"this processor lacks {isa}")
+    kernels_for(isa)
     monkeypatch.setenv("CLIPFAST_ISA", isa)
     config = _config()
     weights = _with_outliers(random_weights(config, seed=3))
