@@ -3,7 +3,8 @@
 python -m benchmarks.op_profile ViT-B-32 --precision bf16 --batch 32 [--backend cpu]
 
 Random weights of full size. Times are medians over the calls of one kind, on as many threads as there are processors;
-"products" are the linear layers, patch embedding and convolutions, with what is fused into them.
+"products" are the linear layers, patch embedding and convolutions, with what is fused into them. Operations are called
+one by one from Python here, as they are for the first batches of a size.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import clipfast
 from benchmarks import work as inputs
 from benchmarks.machine import machine_info
 from benchmarks.weights import write_weights
+from clipfast.encoder import TowerEncoder
 from clipfast.ops import OPERATIONS
 
 PRODUCTS = ("linear", "patch_embed", "convolution")
@@ -60,22 +62,25 @@ def _label(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> st
 
 def profile(model: clipfast.Model, batch: int) -> tuple[float, dict[str, tuple[float, float]]]:
     """Median seconds of a batch, and of each operation: (calls a batch, median seconds of a call)."""
-    encoder: Any = model._encoder  # noqa: SLF001  (its operations are what is looked at)
+    loaded: Any = model._encoder  # noqa: SLF001  (its operations are what is looked at)
     pixels = torch.from_numpy(inputs.pixels(batch, model.config.vision.image_size))
     clock = Clock()
-    plain = encoder.ops
-    timed = {name: clock.timed(name, getattr(plain, name)) for name in OPERATIONS}
-    encoder.ops = replace(plain, **timed)
-    for _ in range(2):
-        model.encode_images(pixels, batch_size=batch)
-    clock.seconds.clear()
-    totals = []
-    for _ in range(_CALLS):
+    timed = {name: clock.timed(name, getattr(loaded.ops, name)) for name in OPERATIONS}
+    ops = replace(loaded.ops, **timed, repeated=None)
+    encoder = TowerEncoder(loaded.config, loaded.parameters, ops, loaded.device)
+
+    def encode() -> float:
         start = perf_counter()
-        model.encode_images(pixels, batch_size=batch)
-        totals.append(perf_counter() - start)
-    encoder.ops = plain
-    return median(totals), {
+        with torch.inference_mode():
+            for part in pixels.split(encoder.images_at_once):
+                encoder.encode_pixels(part)
+        return perf_counter() - start
+
+    for _ in range(2):
+        encode()
+    clock.seconds.clear()
+    total = median(encode() for _ in range(_CALLS))
+    return total, {
         label: (len(seconds) / _CALLS, median(seconds)) for label, seconds in clock.seconds.items()
     }
 

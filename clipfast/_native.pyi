@@ -5,6 +5,7 @@ TypedMatrix: TypeAlias = tuple[int, int, int, str]  # and the dtype; address 0 f
 
 def cpu_features() -> dict[str, bool]: ...
 def supported_isas() -> tuple[str, ...]: ...
+def set_thread_count(threads: int) -> None: ...
 def similarity(
     queries: Matrix,
     keys: Matrix,
@@ -61,6 +62,15 @@ def patches(
     dtype: str,
     threads: int,
 ) -> None: ...
+def tokens(
+    embedded: TypedMatrix,
+    class_row: TypedMatrix,
+    positions: TypedMatrix,
+    out: TypedMatrix,
+    width: int,
+    isa: str,
+    threads: int,
+) -> None: ...
 def quantise(
     x: TypedMatrix, out: Matrix, row_scale: int, zero: int, width: int, isa: str, threads: int
 ) -> None: ...
@@ -87,6 +97,18 @@ def product(
     image: tuple[int, int],  # height and width, of a 3x3 convolution; else zeros
     threads: int,
 ) -> None: ...
+
+# Runs kernels as they are called, and then again: functions of the module, under their names.
+class Tape:
+    def run(self, threads: int) -> None: ...
+    layer_norm = staticmethod(layer_norm)
+    attention = staticmethod(attention)
+    patches = staticmethod(patches)
+    tokens = staticmethod(tokens)
+    quantise = staticmethod(quantise)
+    dequantise = staticmethod(dequantise)
+    product = staticmethod(product)
+
 def resize_crop(
     images: tuple[int, int, int, int, int],  # address, count, image stride, row stride, channels
     horizontal: tuple[

@@ -41,6 +41,7 @@ def load(
     threads: int | None = None,
     batch_invariant: bool = False,
     resize: Literal["host", "device"] = "host",
+    streams: int | None = None,
 ) -> Model:
     """A model ready to encode.
 
@@ -61,6 +62,8 @@ def load(
         batch_invariant: a row's bits never depend on its batch: items are computed one at a time, which is slower.
         resize: where decoded images are resized: "host", by the threads that decode, or "device", a GPU, to the same
             bits. The second is for hosts with few cores; it takes pinned memory of 3.75 MiB for each image of a batch.
+        streams: batches that the CPU computes at once, each with its share of the threads: more a second, each later.
+            One batch alone has all threads. None is 2, or 1 where the threads are not even; exports have their own.
     Raises:
         CheckpointError: the weights cannot be loaded. UnsupportedError: device, precision or backend cannot serve.
         ConfigurationError: an argument has an unknown value.
@@ -76,6 +79,7 @@ def load(
             threads=threads,
             batch_invariant=batch_invariant,
             resize=resize,
+            streams=streams,
         )
     )
 

@@ -20,7 +20,7 @@ from clipfast.model import (
 from clipfast.ops import Ops, PrefixTree, Tensor
 from clipfast.parameters import Parameters, ResNet, VisionTransformer
 
-# Images that the towers take at once on a CPU, as measured: products are at their best rate, and memory is bounded.
+# Images of a batch on a CPU, as measured: products are at their best rate, and memory is bounded.
 CPU_IMAGES = 32
 CPU_IMAGES_RESNET = 8
 
@@ -58,26 +58,33 @@ class TowerEncoder:
         self.parameters = parameters
         self.ops = ops
         self.device = device
+        self._repeated = None if ops.repeated is None else ops.repeated(self._encode_vision)
         self.logit_scale = parameters.logit_scale
         self.wide = (
             torch.float64 if parameters.text.proj.weight.dtype == torch.float64 else torch.float32
         )
 
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        resnet = isinstance(self.config.vision, ResNetConfig)
-        most = CPU_IMAGES_RESNET if resnet else CPU_IMAGES
-        if self.device.type != "cpu" or len(pixels) <= most:
-            return self._encode_pixels(pixels)
-        # In equal parts: a small last one would be slow.
-        return torch.cat([self._encode_pixels(part) for part in _equal_parts(pixels, most)])
+    @property
+    def images_at_once(self) -> int:
+        """Images of a batch that a CPU computes at its best."""
+        return CPU_IMAGES_RESNET if isinstance(self.config.vision, ResNetConfig) else CPU_IMAGES
 
-    def _encode_pixels(self, pixels: Tensor) -> Tensor:
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        encode = self._encode_vision if self._repeated is None else self._repeated
+        return encode(pixels).to(self.wide)
+
+    def _encode_vision(self, pixels: Tensor) -> Tensor:
         p, config = self.parameters.vision, self.config.vision
         if isinstance(config, ResNetConfig):
             assert isinstance(p, ResNet)
-            return encode_resnet(p, config, self.ops, pixels).to(self.wide)
+            return encode_resnet(p, config, self.ops, pixels)
         assert isinstance(p, VisionTransformer)
-        return encode_vision(p, config, self.ops, pixels).to(self.wide)
+        return encode_vision(p, config, self.ops, pixels)
+
+    def release(self) -> None:
+        """Gives back the memory that is kept for further batches."""
+        if self._repeated is not None:
+            self._repeated.forget()
 
     def encode_texts(self, batch: TextBatch) -> Tensor:
         return self.encode_text_rows(self.text_rows(batch))
@@ -124,7 +131,3 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def _equal_parts(pixels: Tensor, most: int) -> tuple[Tensor, ...]:
-    return pixels.tensor_split(-(-len(pixels) // most))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Sized
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -14,14 +14,15 @@ import torch
 from tqdm import tqdm
 
 from clipfast.device import DeviceLayer
-from clipfast.encoder import Encoder
+from clipfast.encoder import Encoder, TowerEncoder
 from clipfast.errors import ConfigurationError, ForkedProcessError, InputError, UnsupportedError
 from clipfast.inputs import EXACT, DecodeOptions, PackedTexts, Tokenizer, image_batches
 from clipfast.inputs.packing import pack_tokens
 from clipfast.inputs.text_pieces import packed_pieces
 from clipfast.ops import Tensor
-from clipfast.placement import NO_DEVICE_RESIZE, InThread, Passage, Placement, on_device, place
+from clipfast.placement import NO_DEVICE_RESIZE, Passage, Placement, on_device, on_host, place
 from clipfast.rows import RowsInOrder
+from clipfast.streams import Streams
 from clipfast.text_batches import TextBatches, TextCall, TextStatistics, active, finished
 
 Batch = TypeVar("Batch")
@@ -46,11 +47,13 @@ class Engine:
         batch_invariant: bool = False,
         layer: DeviceLayer | None = None,
         device_resize: bool = False,
+        streams: int | None = None,
     ) -> None:
         """Batches for one encoder.
 
         Args:
-            layer: the accelerator that the encoder is on; None computes in the caller's thread.
+            layer: the accelerator that the encoder is on; None computes on the CPU.
+            streams: batches that the CPU computes at once; None chooses, and a runtime has its own.
             device_resize: whether decoded images of the host are resized there.
         Raises:
             UnsupportedError: device_resize without a layer, or as `place`.
@@ -63,7 +66,11 @@ class Engine:
             )
         elif device_resize:
             raise UnsupportedError(f"{NO_DEVICE_RESIZE}: it is for weights loaded on a GPU")
-        self._texts = TextBatches(encoder, self.placement, batch_invariant=batch_invariant)
+        ours = isinstance(encoder, TowerEncoder) and encoder.device.type == "cpu"
+        self._streams = Streams(streams if ours else 1)
+        self._texts = TextBatches(
+            encoder, self.placement, self._streams, batch_invariant=batch_invariant
+        )
         self.tokenizer = tokenizer
         self.batch_invariant = batch_invariant
         self._process = os.getpid()
@@ -145,7 +152,14 @@ class Engine:
         def encode(pixels: Tensor) -> Tensor:
             return self._encode_pixels(pixels, normalize).to(pixels.device)
 
-        return nullcontext(InThread(size or self._usual_batch, encode))
+        batch = size or self._usual_batch
+        at_once = min(batch, self._images_at_once or batch)
+        return on_host(encode, self._streams, batch, at_once)
+
+    @property
+    def _images_at_once(self) -> int | None:
+        """None for a runtime, which knows itself how to compute a batch."""
+        return self.encoder.images_at_once if isinstance(self.encoder, TowerEncoder) else None
 
     def map_images(self, images: Any, function: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """function(pixels on the device) of each batch, on the CPU; the first bad image raises."""
@@ -240,6 +254,7 @@ class Engine:
         if self.placement is None:
             return {
                 "images a batch": self._usual_batch,
+                "batches at once": self._streams.count,
                 "text rows a batch": self._texts.most_rows,
             }
         return self.placement.describe()
@@ -248,6 +263,8 @@ class Engine:
         """Gives graphs, buffers and cached memory back to the device."""
         if self.placement is not None:
             self.placement.release()
+        elif isinstance(self.encoder, TowerEncoder):
+            self.encoder.release()
 
     def check_process(self) -> None:
         if os.getpid() != self._process:

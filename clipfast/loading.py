@@ -45,6 +45,7 @@ class LoadArguments:
     threads: int | None
     batch_invariant: bool
     resize: Literal["host", "device"]
+    streams: int | None
 
     def read_checkpoint(self) -> Checkpoint:
         """The weights of `source`. Raises: CheckpointError."""
@@ -67,6 +68,10 @@ def load_engine(arguments: LoadArguments) -> Loaded:
     """The engine of weights or of an export. Raises: as `clipfast.load`."""
     if arguments.resize not in ("host", "device"):
         raise ConfigurationError(f'resize={arguments.resize!r}: expected "host" or "device"')
+    if arguments.streams is not None and arguments.streams < 1:
+        raise ConfigurationError(
+            f"streams={arguments.streams}: expected a positive number, or None"
+        )
     threads = arguments.threads
     if threads is not None:
         if threads < 1:
@@ -117,6 +122,7 @@ def _load_weights(arguments: LoadArguments, places: list[torch.device]) -> Loade
             batch_invariant=arguments.batch_invariant,
             layer=layer_of(place),
             device_resize=arguments.resize == "device",
+            streams=arguments.streams,
         )
         for place in places
     ]

@@ -17,7 +17,7 @@ is an operation of its own (not an option of `attention`) because the unused que
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol, overload
 
@@ -166,9 +166,9 @@ class Stream:
     narrow: Tensor
     sums: Tensor
 
-    def __getitem__(self, rows: Tensor) -> Stream:
+    def __getitem__(self, rows: Tensor | slice) -> Stream:
         """The stream of these rows alone."""
-        return Stream(self.x[rows], self.narrow[rows], self.sums[rows])
+        return Stream(*(part[rows].contiguous() for part in (self.x, self.narrow, self.sums)))
 
 
 class AddToStream(Protocol):
@@ -377,6 +377,23 @@ OPERATIONS = (
 )
 
 
+class RepeatedFunction(Protocol):
+    def __call__(self, x: Tensor) -> Tensor: ...
+    def forget(self) -> None:
+        """Gives back what it remembers."""
+        ...
+
+
+class Repeat(Protocol):
+    def __call__(self, function: Callable[[Tensor], Tensor]) -> RepeatedFunction:
+        """The same function, cheaper to call with an input like one before.
+
+        Args:
+            function: what it does follows from the shape and dtype of its input alone.
+        """
+        ...
+
+
 class UnsupportedReason(Protocol):
     def __call__(self, name: str, *, device: torch.device, dtype: torch.dtype) -> str | None:
         """None when the operation can serve tensors of this device and dtype, else the sentence why not."""
@@ -412,6 +429,8 @@ class Ops:
     adds_in_norm: bool = False
     # Products that do the LayerNorms within blocks, where the backend has them.
     stream: StreamProducts | None = None
+    # Makes a tower's batches cheaper from the second of a size on, where the backend can.
+    repeated: Repeat | None = None
     # Whether packed attention makes the host wait for the device, which a graph may not.
     packed_waits: bool = True
     sources: Mapping[str, str] = field(default_factory=dict)

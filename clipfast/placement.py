@@ -29,6 +29,7 @@ from clipfast.errors import UnsupportedError
 from clipfast.inputs import PixelBatch
 from clipfast.model import TextRows
 from clipfast.ops import Tensor
+from clipfast.streams import Streams, Underway
 
 MOST_IMAGES = 256
 # A ResNet's batch, as pixels: convolutions fill a device whatever the batch, and feature maps are large.
@@ -69,11 +70,20 @@ class Passage(Protocol):
 
 
 @dataclass(frozen=True)
-class InThread:
-    """Every batch is computed by the caller, at once."""
+class Part:
+    """Some images of a batch, and their positions."""
+
+    indices: list[int]
+    pixels: Tensor
+
+
+@dataclass(frozen=True)
+class OnHost:
+    """Batches are computed on the CPU, in parts that suit its caches, several parts at once."""
 
     batch: int
-    encode: Callable[[Tensor], Tensor]
+    underway: Underway[Part, Tensor]
+    at_once: int
 
     @property
     def allocate(self) -> None:
@@ -84,10 +94,38 @@ class InThread:
         return None
 
     def put(self, batch: PixelBatch) -> Iterator[Rows]:
-        yield batch.indices, self.encode(batch.pixels)
+        for part in self._parts(batch):
+            yield from _rows(self.underway.put(part, len(part.indices)))
 
     def finish(self) -> Iterator[Rows]:
-        return iter(())
+        return _rows(self.underway.finish())
+
+    def _parts(self, batch: PixelBatch) -> Iterator[Part]:
+        """Equal ones: as many as the streams take at once, where there are several."""
+        count, streams = -(-len(batch.indices) // self.at_once), self.underway.count
+        if count > 1:
+            count = -(-count // streams) * streams
+        at = 0
+        for pixels in batch.pixels.tensor_split(count) if count else ():
+            yield Part(batch.indices[at : at + len(pixels)], pixels)
+            at += len(pixels)
+
+
+def _rows(finished: Iterator[tuple[Part, Tensor]]) -> Iterator[Rows]:
+    return ((part.indices, rows) for part, rows in finished)
+
+
+@contextmanager
+def on_host(
+    encode: Callable[[Tensor], Tensor], streams: Streams, batch: int, at_once: int
+) -> Iterator[OnHost]:
+    """The passage of one call. at_once: images that one stream takes."""
+
+    def rows(part: Part) -> Tensor:
+        return encode(part.pixels)
+
+    with streams.open(rows) as underway:
+        yield OnHost(batch, underway, at_once)
 
 
 @dataclass

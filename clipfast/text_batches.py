@@ -14,6 +14,7 @@ from clipfast.inputs import PackedTexts
 from clipfast.inputs.packing import TextBatch, TextPlan, plan_texts
 from clipfast.ops import Tensor
 from clipfast.placement import Placement
+from clipfast.streams import Streams
 
 # Rows (tokens) a batch, by device type: large enough to fill the machine, small enough that a batch's activations stay
 # near the cores. Behind a device layer they are computed from what the device is.
@@ -47,9 +48,15 @@ class TextBatches:
     """The texts of one encoder. Several threads may use it."""
 
     def __init__(
-        self, encoder: Encoder, placement: Placement | None, *, batch_invariant: bool
+        self,
+        encoder: Encoder,
+        placement: Placement | None,
+        streams: Streams,
+        *,
+        batch_invariant: bool,
     ) -> None:
         self._encoder = encoder
+        self._streams = streams
         self._placement = placement
         self._batch_invariant = batch_invariant
 
@@ -111,16 +118,20 @@ class TextBatches:
         """(texts of the piece, E) on the encoder's device. done: grows by the texts of each batch."""
         device = self._encoder.device
         out: Tensor | None = None
-        for batch in plan:
-            encoded = self._batch(batch, call.normalize)
-            if out is None:
-                out = encoded.new_empty(len(packed.cu_seqlens) - 1, encoded.shape[1])
-            places, unique = (
-                to_device(torch.from_numpy(at), device) for at in (batch.texts, batch.unique)
-            )
-            out[places] = encoded[unique]
-            done.append(len(places))
-            call.advance(len(places))
+
+        def rows(batch: TextBatch) -> Tensor:
+            return self._batch(batch, call.normalize)
+
+        with self._streams.open(rows) as underway:
+            for batch, encoded in underway.all(plan, lambda batch: len(batch.ids)):
+                if out is None:
+                    out = encoded.new_empty(len(packed.cu_seqlens) - 1, encoded.shape[1])
+                places, unique = (
+                    to_device(torch.from_numpy(at), device) for at in (batch.texts, batch.unique)
+                )
+                out[places] = encoded[unique]
+                done.append(len(places))
+                call.advance(len(places))
         return torch.empty(0, self._encoder.config.embed_dim) if out is None else out
 
     def _batch(self, batch: TextBatch, normalize: bool) -> Tensor:

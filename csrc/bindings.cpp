@@ -2,6 +2,7 @@
 // sizes and strides that the adapters in clipfast/backends/ have checked, release the GIL, and
 // write into memory that the caller owns. Strides are in bytes.
 
+#include <omp.h>
 #include <pybind11/pybind11.h>
 
 #include <memory>
@@ -198,6 +199,8 @@ PYBIND11_MODULE(_native, module) {
     module.def(
         "supported_isas", &supported_isas,
         "Instruction sets that kernels are written for and this processor has, widest last.");
+    module.def("set_thread_count", &omp_set_num_threads, py::arg("threads"),
+               "How many OpenMP threads share what the calling thread computes from now on.");
     module.def("similarity", &bind_similarity, py::arg("queries"), py::arg("keys"),
                py::arg("width"), py::arg("dtype"), py::arg("scale"), py::arg("out"), py::arg("isa"),
                py::arg("threads"), "out[q][n] = softmax(scale * cosine).");

@@ -15,7 +15,15 @@ PACKAGE = ROOT / "clipfast"
 BASE = {"errors", "config", "parameters", "environment"}
 ENCODING = {"inputs", "ops", "model", "backends", "runtimes", "checkpoint", "_native"}
 PLACING = ENCODING | {"encoder", "device"}
-ENGINE = PLACING | {"engine", "hidden_states", "placement", "precision", "rows", "text_batches"}
+ENGINE = PLACING | {
+    "engine",
+    "hidden_states",
+    "placement",
+    "precision",
+    "rows",
+    "streams",
+    "text_batches",
+}
 USES = ENGINE | {"sharded", "scoring", "templates", "zero_shot", "export", "bulk"}
 API = USES | {"calibration", "loading", "api", "default_model"}
 
@@ -34,8 +42,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtimes": {"inputs", "encoder"},
     "rows": {"ops"},
     "device": set(),
-    "placement": PLACING,
-    "text_batches": PLACING | {"placement"},
+    "streams": set(),
+    "placement": PLACING | {"streams"},
+    "text_batches": PLACING | {"placement", "streams"},
     "precision": ENCODING,
     "encoder": ENCODING,
     "engine": ENGINE,

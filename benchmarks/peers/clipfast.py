@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import torch
 
 import clipfast
@@ -11,13 +12,15 @@ from benchmarks import work as inputs
 from benchmarks.peers import Prepared
 from benchmarks.work import TEXT_TASKS, Work
 
+_AT_ONCE = {"one batch": 1, "two batches at once": 2}
+
 
 def requires(work: Work) -> tuple[str, ...]:
     return ("clipfast",)
 
 
 def variants(work: Work) -> tuple[str, ...]:
-    return ("default",)
+    return tuple(_AT_ONCE) if work.task == "images" else ("default",)
 
 
 def prepare(work: Work, variant: str) -> Prepared:
@@ -35,11 +38,15 @@ def prepare(work: Work, variant: str) -> Prepared:
             lambda: model.encode_texts(texts).numpy(),
         )
     pixels = inputs.pixels(work.batch, model.config.vision.image_size)
+    batches = np.concatenate([pixels] * _AT_ONCE[variant])
 
     def encode_images() -> torch.Tensor:
-        return model.encode_images(pixels, batch_size=work.batch)
+        return model.encode_images(batches, batch_size=work.batch)
 
-    return Prepared(encode_images, work.batch, lambda: encode_images().numpy())
+    def result() -> object:
+        return encode_images()[: work.batch].numpy()
+
+    return Prepared(encode_images, len(batches), result)
 
 
 @cache

@@ -16,6 +16,7 @@ from clipfast import environment
 from clipfast.backends import cpu_linear, cpu_panels, cpu_quantised
 from clipfast.backends.cpu_convolution import convolution
 from clipfast.backends.cpu_operands import DTYPES, check_matrix, matrix, threads
+from clipfast.backends.cpu_tape import Repeated
 from clipfast.backends.cpu_towers import TowerKernels
 from clipfast.backends.reference import REFERENCE, with_row_options
 from clipfast.errors import ConfigurationError, InputError, UnsupportedError
@@ -111,6 +112,7 @@ def make_ops() -> Ops:
         prepare_convolution=products.prepare_convolution if products else convolution_as_it_is,
         quantise=products.quantise if products else quantise,
         adds_in_norm=products is None,
+        repeated=Repeated if products else None,
         sources={
             name: _source(name, chosen, own_products=products is not None) for name in OPERATIONS
         },

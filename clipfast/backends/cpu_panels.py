@@ -20,6 +20,7 @@ from clipfast.backends import cpu_linear, cpu_quantised
 from clipfast.backends.cpu_linear import SplitLinear
 from clipfast.backends.cpu_operands import check_matrix, threads, typed_matrix
 from clipfast.backends.cpu_quantised import rounded
+from clipfast.backends.cpu_tape import empty, kernels
 from clipfast.errors import InputError
 from clipfast.ops import LinearActivation, Tensor
 from clipfast.parameters import Convolution, Linear
@@ -165,8 +166,6 @@ def product(
         image: height and width of the images whose pixels x holds, of a 3x3 convolution padded with zeros.
     Raises: InputError.
     """
-    from clipfast import _native
-
     features, width = weight.shape[:2]
     check_matrix("linear", x, width)
     if weight.bytes is None and x.dtype != weight.dtype:
@@ -180,9 +179,9 @@ def product(
                 f"linear needs a residual of {len(x)} rows, got {len(residual)}", code="wrong_shape"
             )
     bias = _wide(bias)
-    out = torch.empty(len(x), features, dtype=(x if residual is None else residual).dtype)
+    out = empty(len(x), features, dtype=(x if residual is None else residual).dtype)
     panels, scales = weight.operands
-    _native.product(
+    kernels().product(
         typed_matrix(x),
         panels,
         0 if bias is None else bias.data_ptr(),

@@ -18,6 +18,7 @@ import torch
 
 from clipfast.backends.cpu_linear import SplitLinear
 from clipfast.backends.cpu_operands import check_matrix, matrix, threads, typed_matrix
+from clipfast.backends.cpu_tape import empty, kernels
 from clipfast.ops import LinearActivation, Tensor
 from clipfast.parameters import Linear
 
@@ -47,11 +48,9 @@ class QuantisedRows:
     @staticmethod
     def of(x: Tensor, zero: int, isa: str) -> QuantisedRows:
         """Raises: InputError."""
-        from clipfast import _native
-
         check_matrix("linear", x)
-        codes, scale = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x))
-        _native.quantise(
+        codes, scale = empty(*x.shape, dtype=torch.uint8), empty(len(x))
+        kernels().quantise(
             typed_matrix(x), matrix(codes), scale.data_ptr(), zero, x.shape[1], isa, threads()
         )
         return QuantisedRows(codes, scale)
@@ -143,12 +142,10 @@ class QuantisedProducts:
         activation: LinearActivation | None,
         residual: Tensor | None,
     ) -> Tensor:
-        from clipfast import _native
-
         if residual is not None:
             check_matrix("linear", residual, y.shape[1])
-        out = torch.empty(y.shape, dtype=y.dtype if residual is None else residual.dtype)
-        _native.dequantise(
+        out = empty(*y.shape, dtype=y.dtype if residual is None else residual.dtype)
+        kernels().dequantise(
             typed_matrix(y),
             row_scale.data_ptr(),
             0 if bias is None else bias.data_ptr(),

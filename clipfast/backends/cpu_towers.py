@@ -18,6 +18,7 @@ from clipfast.backends.cpu_operands import (
 )
 from clipfast.backends.cpu_panels import PanelWeight
 from clipfast.backends.cpu_quantised import QuantisedProducts, QuantisedWeight
+from clipfast.backends.cpu_tape import empty, kernels
 from clipfast.errors import InputError
 from clipfast.ops import LinearActivation, PrefixTree, Tensor
 
@@ -45,7 +46,7 @@ class TowerKernels:
         dtype: torch.dtype | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """See `clipfast.ops.LayerNorm`. Statistics float32. Raises: InputError."""
-        out = torch.empty(x.shape, dtype=dtype or x.dtype)
+        out = empty(*x.shape, dtype=dtype or x.dtype)
         r = self._normalise(x, residual, out, weight, bias, eps)
         return out if r is None else (out, r)
 
@@ -65,15 +66,13 @@ class TowerKernels:
         eps: float,
     ) -> Tensor | None:
         """Writes out, where there is one; returns x + residual, where there is one."""
-        from clipfast import _native
-
         check_matrix("layer_norm", x)
         r = None
         if residual is not None:
             check_matrix("layer_norm", residual, x.shape[1])
-            r = torch.empty(residual.shape, dtype=residual.dtype)
+            r = empty(*residual.shape, dtype=residual.dtype)
         scale, shift = (None if p is None else p.float().contiguous() for p in (weight, bias))
-        _native.layer_norm(
+        kernels().layer_norm(
             typed_matrix(x),
             typed_matrix(residual),
             typed_matrix(r),
@@ -121,18 +120,27 @@ class TowerKernels:
         """See `clipfast.ops.PatchEmbed`; bytes become rows of patches that meet the packed weight."""
         if pixels.dtype != torch.uint8:
             return reference.patch_embed(pixels, weight, bias, class_row, positions)
-        images, width = len(pixels), weight.shape[0]
-        rows = self._patches(pixels, weight)
-        embedded = self.linear(rows, weight, bias).view(images, len(positions), width)
-        out = torch.empty(images, len(positions) + 1, width, dtype=weight.dtype)
-        out[:, 0] = class_row
-        out[:, 1:] = embedded + positions
-        return out
+        embedded = self.linear(self._patches(pixels, weight), weight, bias)
+        return self._tokens(embedded, class_row, positions)
+
+    def _tokens(self, embedded: Tensor, class_row: Tensor, positions: Tensor) -> Tensor:
+        """(B * P, D) patches to (B, 1 + P, D) tokens in their dtype."""
+        patches, width = positions.shape
+        images = len(embedded) // patches
+        out = empty(images * (1 + patches), width, dtype=embedded.dtype)
+        kernels().tokens(
+            typed_matrix(embedded),
+            typed_matrix(class_row[None]),
+            typed_matrix(positions),
+            typed_matrix(out),
+            width,
+            self.isa,
+            threads(),
+        )
+        return out.view(images, 1 + patches, width)
 
     def _patches(self, pixels: Tensor, weight: Tensor) -> Tensor:
         """(B, 3, R, R) uint8 to (B * (R // P)^2, 3 * P * P) in the weight's dtype."""
-        from clipfast import _native
-
         if pixels.dim() != 4 or pixels.shape[1] != 3 or pixels.device.type != "cpu":
             raise InputError(
                 f"patch_embed reads (B, 3, R, R) on cpu, got {tuple(pixels.shape)} on {pixels.device}",
@@ -141,8 +149,8 @@ class TowerKernels:
         lines = pixels if pixels.stride(3) == 1 else pixels.contiguous()
         patch = round((weight.shape[1] / 3) ** 0.5)
         grid = pixels.shape[2] // patch
-        rows = torch.empty(len(pixels) * grid * grid, weight.shape[1], dtype=weight.dtype)
-        _native.patches(
+        rows = empty(len(pixels) * grid * grid, weight.shape[1], dtype=weight.dtype)
+        kernels().patches(
             lines.data_ptr(),
             lines.stride()[:3],
             len(pixels),
@@ -199,11 +207,9 @@ class TowerKernels:
         self, operands: Sequence[Tensor], heads: int, segments: Segments, *, causal: bool
     ) -> Tensor:
         """operands: query, key and value rows."""
-        from clipfast import _native
-
         queries, keys, values = operands
-        out = torch.empty(queries.shape, dtype=queries.dtype)
-        _native.attention(
+        out = empty(*queries.shape, dtype=queries.dtype)
+        kernels().attention(
             matrix(queries),
             matrix(keys),
             matrix(values),

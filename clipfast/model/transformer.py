@@ -30,11 +30,11 @@ def block(ops: Ops, x: Residual, p: Block, attend: Callable[[Tensor], Tensor]) -
 
 
 def pooled_block(
-    ops: Ops, x: Residual, rows: Tensor, p: Block, pool: Callable[[Tensor, Tensor], Tensor]
+    ops: Ops, x: Residual, rows: Tensor | slice, p: Block, pool: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     """The last block for the pooled rows alone: keys and values of all rows, everything else of one row a sequence.
 
-    x: (T, D). rows: (B,) the pooled row of each sequence. pool: query (B, D), kv (T, 2D) -> (B, D). Returns (B, D).
+    x: (T, D). rows: the B pooled ones, one of each sequence. pool: query (B, D), kv (T, 2D) -> (B, D). Returns (B, D).
     """
     width = wide(x).shape[1]
     query, kv = (

@@ -20,11 +20,10 @@ def encode_vision(
     Returns: (B, E) in the weights' dtype.
     """
     x = _blocks(p, config, ops, _embed(p, ops, pixels), config.layers - 1)
-    class_rows = torch.arange(0, wide(x).shape[0], config.tokens, device=pixels.device)
     pooled = pooled_block(
         ops,
         x,
-        class_rows,
+        slice(None, None, config.tokens),  # the class rows
         p.blocks[-1],
         lambda query, kv: ops.attention_pool(query, kv, config.heads, length=config.tokens),
     )

@@ -18,4 +18,4 @@ def test_operations_are_counted_and_within_the_whole() -> None:
     # qkv, out_proj, c_fc and c_proj of every block; the last one has its query apart; the projection.
     assert calls["linear"] == 4 * layers + 2
     assert 0 < sum(count * seconds for count, seconds in operations.values()) < 2 * total
-    assert "timed" not in repr(model._encoder.ops.linear)
+    assert "timed" not in repr(model._encoder.ops.linear), "the model is as it was"

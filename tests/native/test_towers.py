@@ -9,13 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipfast import encoder as encoders
 from clipfast.backends import select_ops
 from clipfast.backends.cpu_panels import PanelWeight
 from clipfast.backends.reference import REFERENCE
 from clipfast.checkpoint.folds import fold
 from clipfast.config import ARCHITECTURES, ModelConfig
-from clipfast.encoder import TowerEncoder
 from clipfast.environment import ISAS
 from clipfast.model import encode_text, encode_vision, vision_tokens
 from clipfast.ops import Ops
@@ -23,7 +21,7 @@ from clipfast.parameters import Parameters
 from tests.kernels.towers import packed, shared
 from tests.native.kernels import kernels_for, needs_native
 from tests.random_weights import random_weights
-from tests.tolerances import CPU_TOWER_COSINE, TOWER_FLOAT32
+from tests.tolerances import CPU_TOWER_COSINE
 
 pytestmark = needs_native
 CPU = torch.device("cpu")
@@ -81,26 +79,3 @@ def test_prepared_weights_replace_the_plain_ones(config: ModelConfig) -> None:
             assert isinstance(layer.weight, PanelWeight) or layer.weight.is_mkldnn
     assert isinstance(vision.patch_embed.weight, PanelWeight) or vision.patch_embed.weight.is_mkldnn
     assert isinstance(vision.proj.weight, PanelWeight) or vision.proj.weight.is_mkldnn
-
-
-def test_large_batches_go_through_in_parts(
-    config: ModelConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(encoders, "CPU_IMAGES", 8)
-    ops = select_ops("cpu", device=CPU, dtype=torch.float32)
-    parameters = fold(random_weights(config, seed=3), config, torch.float32, ops.prepare)
-    encoder = TowerEncoder(config, parameters, ops, CPU)
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (19, 3, 96, 96), generator=generator)
-    pixels = pixels.to(torch.uint8)
-    sizes = []
-
-    def patch_embed(pixels: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(pixels))
-        return ops.patch_embed(pixels, *rest)
-
-    encoder.ops = replace(ops, patch_embed=patch_embed)
-    rows = encoder.encode_pixels(pixels)
-    assert sizes == [7, 6, 6]
-    alone = torch.cat([encoder.encode_pixels(image[None]) for image in pixels])
-    torch.testing.assert_close(F.normalize(rows), F.normalize(alone), rtol=0, atol=TOWER_FLOAT32)
