@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtimes": {"inputs", "encoder"},
     "rows": {"ops"},
     "device": set(),
-    "streams": set(),
+    "streams": {"_native"},
     "placement": PLACING | {"streams"},
     "text_batches": PLACING | {"placement", "streams"},
     "precision": ENCODING,
