@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 Shape = tuple[torch.Size, torch.dtype]
 Function = Callable[[Tensor], Tensor]
 
-# Shapes of inputs whose tapes are kept, those that were used last: full batches, and a few others.
-MOST_SHAPES = 4
-# Memory that was freed may serve what is smaller by up to this factor.
-_LARGEST_WASTE = 2
+# Memory of tapes that wait for the next input of their shape; those of the last one are kept in any case.
+MOST_IDLE_BYTES = 256 << 20
+# Blocks are of sizes that many operands share: steps of an eighth of a power of two. What is never written takes no
+# memory.
+_STEPS = 8
 
 
 class Kernels(Protocol):
@@ -76,30 +77,24 @@ class Repeated:
     def __init__(self, function: Function) -> None:
         """function: what it does follows from its input's shape and dtype alone; it works in the calling thread."""
         self._function = function
-        self._idle: OrderedDict[Shape, list[_Recorded]] = OrderedDict()
+        self._idle: OrderedDict[Shape, list[Recorded]] = OrderedDict()  # used last at the end
         self._unrecordable: set[torch.dtype] = set()
         self._lock = threading.Lock()
 
     def __call__(self, x: Tensor) -> Tensor:
         """function(x), to the bit."""
-        shape = x.shape, x.dtype
-        with self._lock:
-            seen = shape in self._idle
-            if not seen:
-                self._remember(shape)
-            self._idle.move_to_end(shape)
-            idle = self._idle[shape]
-            recorded = idle.pop() if idle else None
-        if recorded is None and (not seen or x.dtype in self._unrecordable):
+        if x.dtype in self._unrecordable:
             return self._function(x)
-        if recorded is None:
-            recorded = self._record(x)
-            if recorded is None:
-                return self._function(x)
-        y = recorded.run(x)
-        with self._lock:
-            if shape in self._idle:
-                self._idle[shape].append(recorded)
+        recorded = self._take((x.shape, x.dtype))
+        if recorded is not None:
+            y = recorded.run(x)
+        else:
+            recorded = Recorded(self._function, x)
+            y = recorded.y.clone()
+        if recorded.foreign is None:
+            self._keep((x.shape, x.dtype), recorded)
+        else:
+            self._unrecordable.add(x.dtype)
         return y
 
     def forget(self) -> None:
@@ -107,32 +102,43 @@ class Repeated:
         with self._lock:
             self._idle.clear()
 
-    def _remember(self, shape: Shape) -> None:
-        self._idle[shape] = []
-        while len(self._idle) > MOST_SHAPES:
-            self._idle.popitem(last=False)
+    @property
+    def idle_bytes(self) -> int:
+        """Memory of the tapes that nobody is running."""
+        return sum(recorded.bytes for tapes in self._idle.values() for recorded in tapes)
 
-    def _record(self, x: Tensor) -> _Recorded | None:
-        """None where something could not be recorded."""
+    def _take(self, shape: Shape) -> Recorded | None:
+        with self._lock:
+            tapes = self._idle.get(shape)
+            return tapes.pop() if tapes else None
+
+    def _keep(self, shape: Shape, recorded: Recorded) -> None:
+        with self._lock:
+            self._idle.setdefault(shape, []).append(recorded)
+            self._idle.move_to_end(shape)
+            while len(self._idle) > 1 and self.idle_bytes > MOST_IDLE_BYTES:
+                self._idle.popitem(last=False)
+
+
+class Recorded:
+    """One tape with its input and its output.
+
+    Attributes:
+        y: what came of the input; written again by every run. bytes: of memory. foreign: None, or why it cannot run.
+    """
+
+    def __init__(self, function: Function, x: Tensor) -> None:
         recording = Recording(x)
-        y = recording.of(self._function)
-        if recording.foreign is not None:
-            self._unrecordable.add(x.dtype)
-            return None
-        return _Recorded(recording, y)
-
-
-class _Recorded:
-    """One tape with its input and its output."""
-
-    def __init__(self, recording: Recording, y: Tensor) -> None:
+        self.y = recording.of(function)
+        self.foreign = recording.foreign
+        self.bytes = recording.bytes
         self._recording = recording
-        self._y = y
 
     def run(self, x: Tensor) -> Tensor:
+        """function(x)."""
         self._recording.x.copy_(x)
         self._recording.tape.run(threads())
-        return self._y.clone()
+        return self.y.clone()
 
 
 class Recording:
@@ -140,6 +146,7 @@ class Recording:
 
     Attributes:
         x: the input of the tape. foreign: what was done to it, or to what came of it, by others than the kernels.
+        bytes: of memory for the input and the kernels.
     """
 
     def __init__(self, like: Tensor) -> None:
@@ -148,8 +155,8 @@ class Recording:
         self.tape: _native.Tape = _native.Tape()
         self.x = torch.empty(like.shape, dtype=like.dtype).copy_(like)
         self.foreign: str | None = None
-        self._blocks: list[Tensor] = []
-        self._free: list[Tensor] = []
+        self.bytes = self.x.nbytes
+        self._free: dict[int, list[Tensor]] = {}
         self._data = {self.x.data_ptr()}
         self._constants: list[Tensor] = []
 
@@ -165,20 +172,20 @@ class Recording:
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A part of the tape's memory, free again when nothing refers to it any more."""
         count = math.prod(shape) * dtype.itemsize
-        fitting = [block for block in self._free if count <= len(block) <= _LARGEST_WASTE * count]
-        if fitting:
-            block = min(fitting, key=len)
-            self._free = [free for free in self._free if free is not block]
+        size = _block_size(count)
+        free = self._free.setdefault(size, [])
+        if free:
+            block = free.pop()
         else:
-            block = torch.empty(count, dtype=torch.uint8)
-            self._blocks.append(block)
+            block = torch.empty(size, dtype=torch.uint8)
+            self.bytes += size
             self._data.add(block.data_ptr())
         lease = block.numpy()[:count]
         weakref.finalize(lease, self._return, block).atexit = False
         return torch.from_numpy(lease).view(dtype).view(shape)
 
     def _return(self, block: Tensor) -> None:
-        self._free.append(block)
+        self._free[len(block)].append(block)
 
     def saw(self, operation: Any, inputs: Iterable[Any], outputs: Iterable[Any]) -> None:
         """An operation of torch's. Views are no work; of constants it is done once; the rest is foreign."""
@@ -211,6 +218,12 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         y = func(*args, **(kwargs or {}))
         self._recording.saw(func, tree_leaves((args, kwargs)), tree_leaves(y))
         return y
+
+
+def _block_size(count: int) -> int:
+    """The least size of a block that holds so many bytes."""
+    step = max(1, (1 << count.bit_length()) // (2 * _STEPS))
+    return -(-count // step) * step
 
 
 def _is_view(operation: Any) -> bool:
