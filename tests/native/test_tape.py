@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -169,6 +171,15 @@ def test_threads_have_tapes_of_their_own() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(4)))
+
+
+def test_recording_imports_no_compiler() -> None:
+    """In a process of its own: torch's compiler would take 140 MB and a second of the first batch."""
+    code = (
+        "import sys, clipfast, numpy as np; m = clipfast.load('demo', precision='fp32');"
+        "m.encode_images(np.zeros((2, 3, 64, 64), np.uint8)); assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_forgetting_gives_the_memory_back() -> None:
