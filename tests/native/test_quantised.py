@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from clipfast.checkpoint.folds import fold
 from clipfast.config import ARCHITECTURES
 from clipfast.demo.digits import load_handwriting
 from clipfast.demo.evaluate import evaluate
+from clipfast.demo.samples import draw_gallery
 from clipfast.model import encode_text, encode_vision
 from clipfast.parameters import Linear
 from tests.kernels.parity import DTYPES, Operands, strided
@@ -26,6 +28,7 @@ from tests.native.kernels import has_panels, kernels_for, needs_native
 from tests.random_weights import random_weights
 from tests.tolerances import (
     CPU_DEMO_POINTS,
+    CPU_INT8_DEMO_RECALL,
     CPU_INT8_GELU,
     CPU_INT8_LOUD_COSINE,
     CPU_INT8_OUTLIER_COSINE,
@@ -183,13 +186,31 @@ def test_neighbours_of_outlier_towers_stay() -> None:
         )
         for p, o in ((ours, ops), (exact, REFERENCE))
     ]
-    unit = [F.normalize(part, dim=1) for part in rows]
-    nearest = [(part[:1000] @ part.T).topk(11).indices[:, 1:] for part in unit]
-    kept = (nearest[0][:, :, None] == nearest[1][:, None, :]).any(dim=2).double().mean().item()
-    cosine = F.cosine_similarity(*unit).min().item()
+    kept = _neighbours_kept(*rows)
+    cosine = F.cosine_similarity(*rows).min().item()
     print(f"recall@10 {kept:.4f}, lowest cosine {cosine:.4f}")
     assert kept >= CPU_INT8_RECALL
     assert cosine >= CPU_INT8_LOUD_COSINE
+
+
+@pytest.mark.slow
+def test_neighbours_of_the_trained_demo_stay() -> None:
+    """10,000 drawn images."""
+    images = np.stack([np.asarray(sample.image) for sample in draw_gallery(10_000)])
+    ours, exact = (
+        clipfast.load("demo", precision=precision).encode_images(images).double()
+        for precision in ("int8", "fp64")
+    )
+    kept = _neighbours_kept(ours, exact)
+    print(f"recall@10 {kept:.4f}")
+    assert kept >= CPU_INT8_DEMO_RECALL
+
+
+def _neighbours_kept(ours: torch.Tensor, exact: torch.Tensor) -> float:
+    """Recall@10: how many of the ten nearest of the first 1,000 rows are those of the exact rows."""
+    unit = [F.normalize(rows, dim=1) for rows in (ours, exact)]
+    nearest = [(rows[:1000] @ rows.T).topk(11).indices[:, 1:] for rows in unit]
+    return (nearest[0][:, :, None] == nearest[1][:, None, :]).any(dim=2).double().mean().item()
 
 
 def _with_loud_channels(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
