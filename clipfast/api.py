@@ -58,7 +58,8 @@ def load(
             cannot serve is an error, never replaced.
         architecture: family of a file whose tensors do not tell heads, activation or preprocessing ("ViT-H-14").
         activation: "gelu" or "quick_gelu", over what the file or the table says.
-        threads: CPU threads that compute, for this process (torch has one pool). None leaves it as it is.
+        threads: CPU threads that compute, for this process (torch has one pool). None leaves it as it is, but for those
+            beyond the processors that the process may use, by affinity and by its control group's quota.
         batch_invariant: a row's bits never depend on its batch: items are computed one at a time, which is slower.
         resize: where decoded images are resized: "host", by the threads that decode, or "device", a GPU, to the same
             bits. The second is for hosts with few cores; it takes pinned memory of 3.75 MiB for each image of a batch.

@@ -21,6 +21,7 @@ from clipfast.encoder import TowerEncoder
 from clipfast.engine import Engine
 from clipfast.errors import ConfigurationError, UnsupportedError
 from clipfast.inputs import load_tokenizer
+from clipfast.inputs.pipeline import available_processors
 from clipfast.inputs.tokenizer_file import tokenizer_of
 from clipfast.ops import Ops
 from clipfast.parameters import Parameters, map_tensors
@@ -72,11 +73,7 @@ def load_engine(arguments: LoadArguments) -> Loaded:
         raise ConfigurationError(
             f"streams={arguments.streams}: expected a positive number, or None"
         )
-    threads = arguments.threads
-    if threads is not None:
-        if threads < 1:
-            raise ConfigurationError(f"threads={threads}: expected a positive number, or None")
-        torch.set_num_threads(threads)
+    _set_threads(arguments.threads)
     places = resolve_devices(arguments.device)
     if not is_export(arguments.source):
         return _load_weights(arguments, places)
@@ -85,6 +82,21 @@ def load_engine(arguments: LoadArguments) -> Loaded:
             f"device={arguments.device!r}: an export runs on one device; pass cuda:0, or load the weights"
         )
     return _load_export(arguments, places[0])
+
+
+def _set_threads(asked: int | None) -> None:
+    """torch's threads: as many as asked for, else no more than there are processors for, by affinity and quota.
+
+    torch counts the machine's; in a container that may use a few of them, the others would only be in the way.
+    """
+    if asked is not None and asked < 1:
+        raise ConfigurationError(f"threads={asked}: expected a positive number, or None")
+    usable = available_processors()
+    if asked is None and torch.get_num_threads() > usable:
+        logger.info("%d threads: what this process may use", usable)
+        asked = usable
+    if asked is not None:
+        torch.set_num_threads(asked)
 
 
 def _load_weights(arguments: LoadArguments, places: list[torch.device]) -> Loaded:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import clipfast
+from clipfast import loading
 from tests.api.images import photo
 
 TEXTS = ["a cat", "a photo of a dog", "", "seven red circles"]
@@ -77,6 +78,22 @@ def test_forked_child_is_refused_and_may_prepare_inputs(model: clipfast.Model) -
     assert ids == model.tokenize(TEXTS).tolist()
     process.join(30)
     assert process.exitcode == 0
+
+
+def test_no_more_threads_than_the_process_may_use(
+    tiny_directory: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(loading, "available_processors", lambda: 1)
+    clipfast.load(str(tiny_directory))
+    assert torch.get_num_threads() == 1
+    clipfast.load(str(tiny_directory), threads=2)
+    assert torch.get_num_threads() == 2, "asked for is asked for"
+    monkeypatch.setattr(loading, "available_processors", lambda: 8)
+    clipfast.load(str(tiny_directory))
+    assert torch.get_num_threads() == 2, "nor more than torch has"
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
