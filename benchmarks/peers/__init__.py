@@ -63,7 +63,7 @@ PEERS: dict[str, Peer] = {
     "sorted_texts": Peer(
         "benchmarks.peers.sorted_texts", {"captions": ("bf16",), "prompts": ("bf16",)}
     ),
-    "faiss": Peer("benchmarks.peers.faiss", {"top_k": ("fp32",)}),
+    "faiss": Peer("benchmarks.peers.faiss", {"top_k": ("fp32", "bf16")}),
     "torch": Peer(
         "benchmarks.peers.torch", {"similarity": ("fp32", "bf16"), "top_k": ("fp32", "bf16")}
     ),

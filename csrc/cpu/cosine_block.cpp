@@ -39,67 +39,48 @@ float cosine_in_double(Dtype dtype, const char* a, const char* b, std::int64_t w
 bool overflows(float square) { return square > kLargestSquare; }
 
 std::int64_t steps_of(const CosineKernels& kernels, std::int64_t width) {
-    return (width + kernels.step - 1) / kernels.step;
-}
-
-std::int64_t group_count(std::int64_t queries) {
-    return (queries + kGroupQueries - 1) / kGroupQueries;
+    return (width + kernels.shape.step - 1) / kernels.shape.step;
 }
 
 }  // namespace
 
 QueryPanel::QueryPanel(const CosineProblem& problem, const CosineKernels& kernels,
                        std::int64_t first, std::int64_t count)
-    : count_(count),
-      steps_(steps_of(kernels, problem.width)),
-      group_bytes_(steps_ * kGroupQueries * kernels.step * element_bytes(kernels.panel_dtype)),
-      dtype_(kernels.panel_dtype),
-      panel_(group_count(count) * group_bytes_),
-      groups_(group_count(count)),
-      wide_(group_count(count)) {
-    pack(problem, first, kernels.step);
+    : panel_((count + kMaxLanes) * steps_of(kernels, problem.width) * kernels.shape.step_bytes) {
     float squares[kMaxBlockRows];
-    for (std::int64_t g = 0; g < groups(); ++g) {
-        const std::int64_t start = first + g * kGroupQueries;
-        const Matrix members{problem.queries.row(start), queries_in(g), problem.queries.stride};
+    char* panel = panel_.get();
+    for (std::int64_t start = 0; start < count; start += groups_.back().queries) {
+        QueryGroup group = {};
+        group.panel = panel;
+        group.lanes = kernels.lanes(count - start);
+        group.queries = static_cast<int>(std::min<std::int64_t>(group.lanes, count - start));
+        const Matrix members{problem.queries.row(first + start), group.queries,
+                             problem.queries.stride};
         kernels.squares(members, problem.width, squares);
-        groups_[g].panel = panel_.get() + g * group_bytes_;
-        for (int q = 0; q < kGroupQueries; ++q) {
-            const bool exists = q < queries_in(g);
-            groups_[g].inverse_norm[q] = exists ? inverse_norm(squares[q]) : 0.0f;
-            groups_[g].threshold[q] = INFINITY;
-            if (exists && overflows(squares[q])) wide_[g] = true;
+        const std::int64_t bytes =
+            steps_of(kernels, problem.width) * group.lanes * kernels.shape.step_bytes;
+        std::memset(panel, 0, bytes);
+        std::fill(group.threshold, group.threshold + kMaxLanes, INFINITY);
+        bool wide = false;
+        for (int q = 0; q < group.queries; ++q) {
+            kernels.pack(members.row(q), problem.width, group.lanes,
+                         panel + q * kernels.shape.step_bytes);
+            group.inverse_norm[q] = inverse_norm(squares[q]);
+            wide |= overflows(squares[q]);
         }
+        groups_.push_back(group);
+        first_.push_back(start);
+        wide_.push_back(wide);
+        panel += bytes;
     }
 }
 
-int QueryPanel::queries_in(std::int64_t g) const {
-    return static_cast<int>(std::min<std::int64_t>(kGroupQueries, count_ - g * kGroupQueries));
-}
-
-void QueryPanel::pack(const CosineProblem& problem, std::int64_t first, int step) {
-    const std::int64_t bytes = element_bytes(dtype_);
-    std::memset(panel_.get(), 0, groups() * group_bytes_);
-    for (std::int64_t i = 0; i < count_; ++i) {
-        const char* query = problem.queries.row(first + i);
-        char* packed =
-            panel_.get() + i / kGroupQueries * group_bytes_ + i % kGroupQueries * step * bytes;
-        for (std::int64_t e = 0; e < problem.width; e += step) {
-            const std::int64_t count = std::min<std::int64_t>(step, problem.width - e);
-            char* out = packed + e * kGroupQueries * bytes;
-            if (dtype_ == problem.dtype) {
-                std::memcpy(out, query + e * bytes, count * bytes);
-            } else {
-                for (std::int64_t j = 0; j < count; ++j)
-                    reinterpret_cast<float*>(out)[j] = load_element(problem.dtype, query, e + j);
-            }
-        }
-    }
-}
-
-std::int64_t block_rows(std::int64_t row_bytes) {
-    const std::int64_t rows = kBlockBytes / std::max<std::int64_t>(row_bytes, 1) / 4 * 4;
-    return std::clamp<std::int64_t>(rows, 4, kMaxBlockRows);
+std::int64_t block_rows(const CosineProblem& problem, const CosineKernels& kernels) {
+    const std::int64_t row_bytes = problem.width * element_bytes(problem.dtype);
+    const std::int64_t rows = kBlockBytes / std::max<std::int64_t>(row_bytes, 1);
+    const std::int64_t tiles =
+        std::min<std::int64_t>(rows, kMaxBlockRows) / kernels.shape.tile_rows;
+    return std::max<std::int64_t>(tiles, 1) * kernels.shape.tile_rows;
 }
 
 bool read_block(const CosineProblem& problem, const CosineKernels& kernels, std::int64_t first,
@@ -116,15 +97,14 @@ bool read_block(const CosineProblem& problem, const CosineKernels& kernels, std:
 }
 
 void repair_wide(const CosineProblem& problem, std::int64_t query, int queries,
-                 const RowBlock& block, float* cosines) {
+                 const RowBlock& block, Cosines& cosines) {
     const float largest_norm = std::sqrt(kLargestSquare);
     for (int q = 0; q < queries; ++q) {
         const char* a = problem.queries.row(query + q);
         const bool wide_query = norm_in_double(problem.dtype, a, problem.width) >= largest_norm;
         for (std::int64_t r = 0; r < block.rows.rows; ++r) {
             if (!wide_query && block.inverse_norm[r] * largest_norm > 1) continue;
-            cosines[q * kMaxBlockRows + r] =
-                cosine_in_double(problem.dtype, a, block.rows.row(r), problem.width);
+            cosines.of(q, r) = cosine_in_double(problem.dtype, a, block.rows.row(r), problem.width);
         }
     }
 }
@@ -132,8 +112,8 @@ void repair_wide(const CosineProblem& problem, std::int64_t query, int queries,
 Lookahead::Lookahead(const CosineProblem& problem, const CosineKernels& kernels,
                      std::int64_t calls) {
     const std::int64_t row_bytes = problem.width * element_bytes(problem.dtype);
-    const std::int64_t rows = block_rows(row_bytes);
-    const std::int64_t steps = rows / kernels.tile_rows * steps_of(kernels, problem.width);
+    const std::int64_t rows = block_rows(problem, kernels);
+    const std::int64_t steps = rows / kernels.shape.tile_rows * steps_of(kernels, problem.width);
     if (steps == 0 || problem.rows.stride != row_bytes) return;
     block_bytes_ = rows * row_bytes;
     const std::int64_t lines = (block_bytes_ + kCacheLine - 1) / kCacheLine;

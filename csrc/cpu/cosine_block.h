@@ -54,22 +54,18 @@ class QueryPanel {
     const std::vector<QueryGroup>& all() const { return groups_; }
     const QueryGroup& group(std::int64_t g) const { return groups_[g]; }
     bool wide(std::int64_t g) const { return wide_[g]; }  // some query of the group needs float64
-    int queries_in(std::int64_t g) const;
+    std::int64_t first_in(std::int64_t g) const { return first_[g]; }
 
   private:
-    void pack(const CosineProblem& problem, std::int64_t first, int step);
-
-    std::int64_t count_;
-    std::int64_t steps_;
-    std::int64_t group_bytes_;
-    Dtype dtype_;
     AlignedBuffer<char> panel_;
     std::vector<QueryGroup> groups_;
+    std::vector<std::int64_t> first_;  // query of each group, counted from the panel's first
     std::vector<bool> wide_;
 };
 
-// Rows in a block: as many as stay in the first-level cache beside a query group.
-std::int64_t block_rows(std::int64_t row_bytes);
+// Rows in a block, whole tiles of them: as many as stay in the first-level cache beside a query
+// group.
+std::int64_t block_rows(const CosineProblem& problem, const CosineKernels& kernels);
 
 // Fills a block with rows first .. first + count - 1 and their inverse norms. True when some row
 // needs float64.
@@ -78,7 +74,7 @@ bool read_block(const CosineProblem& problem, const CosineKernels& kernels, std:
 
 // Replaces the cosines of the pairs that need float64. query: index of the group's first query.
 void repair_wide(const CosineProblem& problem, std::int64_t query, int queries,
-                 const RowBlock& block, float* cosines);
+                 const RowBlock& block, Cosines& cosines);
 
 // The memory after a block, shared out over the calls that compute the block, so that it arrives
 // evenly.

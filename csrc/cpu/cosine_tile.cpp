@@ -1,22 +1,41 @@
-// Register tiles: 4 queries x 4 rows in AVX-512 (16 accumulators, 8 loads for 16 multiply-adds), 4
-// x 2 in AVX2 (8 accumulators, 6 loads for 8). Bound by the multiply-add units while four queries
-// and a block fit in the first cache levels; for fewer than about 8 queries, by memory.
+// Register tiles: lanes along the width, 4 queries x 4 rows in AVX-512 (16 accumulators, 8 loads
+// for 16 multiply-adds), 4 x 2 in AVX2 (8 accumulators, 6 loads for 8). Bound by the multiply-add
+// units while four queries and a block fit in the first cache levels; for fewer than about 8
+// queries, by memory.
 
 #include "cpu/cosine_tile.h"
 
+#include "cpu/cosine_pairs.h"
 #include "cpu/x86.h"
 
 namespace clipfast {
 namespace {
 
 constexpr std::int64_t kCacheLine = 64;
+constexpr int kGroupQueries = 4;
+
+int lanes_of_floats(std::int64_t) { return kGroupQueries; }
+
+INLINE void by_row(Cosines& out) {
+    out.query_stride = 1;
+    out.row_stride = kGroupQueries;
+}
+
+template <Dtype dtype, int step>
+void pack_floats(const char* query, std::int64_t width, int lanes, char* lane) {
+    float* out = reinterpret_cast<float*>(lane);
+    for (std::int64_t e = 0; e < width; e += step, out += lanes * step)
+        for (std::int64_t i = 0; i < step && e + i < width; ++i)
+            out[i] = load_element(dtype, query, e + i);
+}
 
 // --- serial: the definition ---
 
 template <Dtype dtype>
-bool cosines_serial(const QueryGroup& group, const RowBlock& block, std::int64_t width, Ahead,
-                    float* out) {
-    bool above = false;
+std::uint32_t cosines_serial(const QueryGroup& group, const RowBlock& block, std::int64_t width,
+                             Ahead, Cosines& out) {
+    by_row(out);
+    std::uint32_t above = 0;
     for (int q = 0; q < kGroupQueries; ++q) {
         const float* query = reinterpret_cast<const float*>(group.panel) + q;
         for (std::int64_t r = 0; r < block.rows.rows; ++r) {
@@ -26,8 +45,8 @@ bool cosines_serial(const QueryGroup& group, const RowBlock& block, std::int64_t
                 sum += static_cast<double>(query[e * kGroupQueries]) * load_element(dtype, row, e);
             const float cosine =
                 static_cast<float>(sum) * block.inverse_norm[r] * group.inverse_norm[q];
-            out[q * kMaxBlockRows + r] = cosine;
-            above |= cosine > group.threshold[q];
+            out.of(q, r) = cosine;
+            above |= static_cast<std::uint32_t>(cosine > group.threshold[q]) << q;
         }
     }
     return above;
@@ -98,11 +117,12 @@ AVX2 INLINE void load_rows8(const char* const (&rows)[count], std::int64_t e, st
 }
 
 template <Dtype dtype>
-AVX2 bool cosines_avx2(const QueryGroup& group, const RowBlock& block, std::int64_t width,
-                       Ahead ahead, float* out) {
+AVX2 std::uint32_t cosines_avx2(const QueryGroup& group, const RowBlock& block, std::int64_t width,
+                                Ahead ahead, Cosines& out) {
+    by_row(out);
     const __m128 inverse = _mm_loadu_ps(group.inverse_norm);
     const __m128 threshold = _mm_loadu_ps(group.threshold);
-    int above = 0;
+    std::uint32_t above = 0;
     for (std::int64_t first = 0; first < block.rows.rows; first += 2) {
         const char* rows[2];
         rows_of_tile(block.rows, first, rows);
@@ -121,12 +141,10 @@ AVX2 bool cosines_avx2(const QueryGroup& group, const RowBlock& block, std::int6
             const __m128 of_row = _mm_set1_ps(block.inverse_norm[first + r]);
             const __m128 cosines = _mm_mul_ps(_mm_mul_ps(dots, of_row), inverse);
             above |= _mm_movemask_ps(_mm_cmpgt_ps(cosines, threshold));
-            alignas(16) float column[kGroupQueries];
-            _mm_store_ps(column, cosines);
-            for (int q = 0; q < kGroupQueries; ++q) out[q * kMaxBlockRows + first + r] = column[q];
+            _mm_storeu_ps(out.values + (first + r) * kGroupQueries, cosines);
         }
     }
-    return above != 0;
+    return above;
 }
 
 template <Dtype dtype>
@@ -165,7 +183,6 @@ struct WidenedLane {
         if constexpr (dtype == Dtype::f16) return _mm512_cvtph_ps(half);
         return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
     }
-    AVX512 static INLINE Vector query(const char* data) { return _mm512_loadu_ps(data); }
     AVX512 static INLINE __m512 multiply_add(Vector a, Vector b, __m512 sum) {
         return _mm512_fmadd_ps(a, b, sum);
     }
@@ -179,7 +196,6 @@ struct Bf16Lane {
     AVX512 static INLINE Vector row_tail(const char* data, std::int64_t count) {
         return _mm512_maskz_loadu_epi16((1u << count) - 1, data);
     }
-    AVX512 static INLINE Vector query(const char* data) { return _mm512_loadu_si512(data); }
     AVX512_BF16 static INLINE __m512 multiply_add(Vector a, Vector b, __m512 sum) {
         return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
     }
@@ -214,50 +230,49 @@ AVX512 INLINE __m512 sum_across_lanes(__m512 a, __m512 b, __m512 c, __m512 d) {
     return _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
 }
 
-// 128-bit lane q holds argument q in every place.
-AVX512 INLINE __m512 spread_over_lanes(const float (&values)[kGroupQueries]) {
+// 128-bit lane i holds value i in every place.
+AVX512 INLINE __m512 spread_over_lanes(const float* values) {
     const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     return _mm512_permutexvar_ps(lanes, _mm512_broadcast_f32x4(_mm_loadu_ps(values)));
 }
 
-// Compiled for AVX512-BF16 also where Lane needs less: it adds no instruction that a compiler
-// emits unasked.
-template <class Lane, int element>
-AVX512_BF16 bool cosines_avx512(const QueryGroup& group, const RowBlock& block, std::int64_t width,
-                                Ahead ahead, float* out) {
-    const __m512 inverse = spread_over_lanes(group.inverse_norm);
-    const __m512 threshold = spread_over_lanes(group.threshold);
-    unsigned above = 0;
+template <Dtype dtype>
+AVX512 std::uint32_t cosines_avx512(const QueryGroup& group, const RowBlock& block,
+                                    std::int64_t width, Ahead ahead, Cosines& out) {
+    by_row(out);
+    using Lane = WidenedLane<dtype>;
+    const __m512 inverse = _mm512_broadcast_f32x4(_mm_loadu_ps(group.inverse_norm));
+    const __m512 threshold = _mm512_broadcast_f32x4(_mm_loadu_ps(group.threshold));
+    std::uint32_t above = 0;  // bit 4r + q
     for (std::int64_t first = 0; first < block.rows.rows; first += 4) {
         const char* rows[4];
         rows_of_tile(block.rows, first, rows);
         const char* queries = group.panel;
-        typename Lane::Vector x[4];
-        __m512 sums[kGroupQueries][4] = {};
+        __m512 x[4], sums[4][kGroupQueries] = {};
         for (std::int64_t e = 0; e < width; e += Lane::kStep, queries += kGroupQueries * 64) {
-            load_rows16<Lane, 4, element>(rows, e, width, x);
+            load_rows16<Lane, 4, element_bytes(dtype)>(rows, e, width, x);
             fetch_step(ahead);
             for (int q = 0; q < kGroupQueries; ++q) {
-                const auto query = Lane::query(queries + q * 64);
+                const __m512 query = _mm512_loadu_ps(queries + q * 64);
                 for (int r = 0; r < 4; ++r)
-                    sums[q][r] = Lane::multiply_add(query, x[r], sums[q][r]);
+                    sums[r][q] = Lane::multiply_add(query, x[r], sums[r][q]);
             }
         }
-        __m512 parts[kGroupQueries];
-        for (int q = 0; q < kGroupQueries; ++q)
-            parts[q] = sum_within_lanes(sums[q][0], sums[q][1], sums[q][2], sums[q][3]);
+        __m512 parts[4];
+        for (int r = 0; r < 4; ++r)
+            parts[r] = sum_within_lanes(sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
         const __m512 dots = sum_across_lanes(parts[0], parts[1], parts[2], parts[3]);
-        const __m512 of_rows = _mm512_broadcast_f32x4(_mm_loadu_ps(block.inverse_norm + first));
+        const __m512 of_rows = spread_over_lanes(block.inverse_norm + first);
         const __m512 cosines = _mm512_mul_ps(_mm512_mul_ps(dots, of_rows), inverse);
         above |= _mm512_cmp_ps_mask(cosines, threshold, _CMP_GT_OQ);
-        _mm_storeu_ps(out + first, _mm512_castps512_ps128(cosines));
-        _mm_storeu_ps(out + kMaxBlockRows + first, _mm512_extractf32x4_ps(cosines, 1));
-        _mm_storeu_ps(out + 2 * kMaxBlockRows + first, _mm512_extractf32x4_ps(cosines, 2));
-        _mm_storeu_ps(out + 3 * kMaxBlockRows + first, _mm512_extractf32x4_ps(cosines, 3));
+        _mm512_storeu_ps(out.values + first * kGroupQueries, cosines);
     }
-    return above != 0;
+    above |= above >> 8;
+    return (above | above >> 4) & 0xf;
 }
 
+// Compiled for AVX512-BF16 also where Lane needs less: it adds no instruction that a compiler
+// emits unasked.
 template <class Lane, int element>
 AVX512_BF16 void squares_avx512(const Matrix& block, std::int64_t width, float* out) {
     for (std::int64_t first = 0; first < block.rows; first += 4) {
@@ -278,27 +293,32 @@ AVX512_BF16 void squares_avx512(const Matrix& block, std::int64_t width, float* 
 
 #endif  // __x86_64__
 
+constexpr CosineShape shape_of_floats(int step, int tile_rows) {
+    return {step, 4 * step, kGroupQueries, tile_rows};
+}
+
 template <Dtype dtype>
 CosineKernels kernels_for(Isa isa) {
 #if defined(__x86_64__)
-    constexpr int element = static_cast<int>(element_bytes(dtype));
-    using Widened = WidenedLane<dtype>;
     switch (isa) {
         case Isa::serial:
             break;
         case Isa::avx2:
-            return {Dtype::f32, 8, 2, cosines_avx2<dtype>, squares_avx2<dtype>};
+            return {shape_of_floats(8, 2), lanes_of_floats, pack_floats<dtype, 8>,
+                    cosines_avx2<dtype>, squares_avx2<dtype>};
         case Isa::avx512_bf16:
             if constexpr (dtype == Dtype::bf16)
-                return {Dtype::bf16, 32, 4, cosines_avx512<Bf16Lane, 2>,
+                return {kPairsShape, lanes_of_pairs, pack_pairs, cosines_of_pairs,
                         squares_avx512<Bf16Lane, 2>};
             [[fallthrough]];
         case Isa::avx512:
-            return {Dtype::f32, 16, 4, cosines_avx512<Widened, element>,
-                    squares_avx512<Widened, element>};
+            return {shape_of_floats(16, 4), lanes_of_floats, pack_floats<dtype, 16>,
+                    cosines_avx512<dtype>,
+                    squares_avx512<WidenedLane<dtype>, element_bytes(dtype)>};
     }
 #endif
-    return {Dtype::f32, 1, 1, cosines_serial<dtype>, squares_serial<dtype>};
+    return {shape_of_floats(1, 1), lanes_of_floats, pack_floats<dtype, 1>, cosines_serial<dtype>,
+            squares_serial<dtype>};
 }
 
 }  // namespace

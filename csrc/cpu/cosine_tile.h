@@ -1,10 +1,11 @@
-// Cosines of four queries with a block of rows, and the rows' sums of squares.
+// Cosines of a group of queries with a block of rows, and the rows' sums of squares.
 //
-//   cosines[q][r] = (sum_e queries[q][e] * rows[r][e]) * rows.inverse_norm[r] *
-//   queries.inverse_norm[q] squares[r]    = sum_e rows[r][e]^2
+//   cosines(q, r) = (sum_e queries[q][e] * rows[r][e]) * rows.inverse_norm[r] *
+//                   queries.inverse_norm[q]
+//   squares[r]    = sum_e rows[r][e]^2
 //
 // Every pair is accumulated alone, in an order that depends on the width and the instruction set
-// only: neither the neighbours of a row nor its place in a block change a bit. Accumulators are
+// only: neither the neighbours of a row or a query nor its place changes a bit. Accumulators are
 // float64 in the serial version, else float32 in as many lanes as a register has. Storage is
 // float32, float16 or bfloat16, widened on load; with AVX512-BF16, bfloat16 goes straight into
 // VDPBF16PS (float32 accumulation; subnormals count as zero).
@@ -17,13 +18,16 @@
 
 namespace clipfast {
 
-constexpr int kGroupQueries = 4;   // queries that share one read of a row from cache
+constexpr int kMaxLanes = 32;      // of a group, at most
 constexpr int kMaxBlockRows = 64;  // rows of a block, at most
 
+// Queries that share one read of a row from cache.
 struct QueryGroup {
-    const char* panel;  // (steps, kGroupQueries, step) in CosineKernels::panel_dtype
-    float inverse_norm[kGroupQueries];
-    float threshold[kGroupQueries];
+    const char* panel;  // (steps, lanes, step), as CosineKernels::pack writes it
+    int lanes;
+    int queries;                    // at most as many; other lanes hold zeros
+    float inverse_norm[kMaxLanes];  // 0 there
+    float threshold[kMaxLanes];     // infinity there
 };
 
 struct RowBlock {
@@ -37,15 +41,33 @@ struct Ahead {
     int lines_per_step = 0;
 };
 
-struct CosineKernels {
-    Dtype panel_dtype;  // of packed queries, whose last step is filled up with zeros
-    int step;           // elements that a kernel takes at once
-    int tile_rows;      // of so many rows
+// Of a group's queries with a block's rows, laid out as the kernel that writes them prefers; those
+// of rows beyond the block's are rubbish.
+struct Cosines {
+    int query_stride;
+    int row_stride;
+    float values[kMaxLanes * kMaxBlockRows];
 
-    // out: (kGroupQueries, kMaxBlockRows); columns beyond the block's rows hold rubbish.
-    // False only when no cosine is above its query's threshold (NaN is never above).
-    bool (*cosines)(const QueryGroup&, const RowBlock&, std::int64_t width, Ahead, float* out);
-    // out: (kMaxBlockRows), likewise.
+    float& of(int q, std::int64_t r) { return values[q * query_stride + r * row_stride]; }
+};
+
+struct CosineShape {
+    int step;        // elements of a query that lie together in a panel; the last are zeros
+    int step_bytes;  // what they take
+    int most_lanes;  // of a group
+    int tile_rows;   // rows that a kernel takes at once, fetching lines ahead once a step
+};
+
+struct CosineKernels {
+    CosineShape shape;
+    // Of the next group, where so many queries are left.
+    int (*lanes)(std::int64_t queries);
+    // Writes one lane of a panel that is all zeros.
+    void (*pack)(const char* query, std::int64_t width, int lanes, char* lane);
+    // Bit q is clear only when no cosine of query q is above its threshold (NaN is never above).
+    std::uint32_t (*cosines)(const QueryGroup&, const RowBlock&, std::int64_t width, Ahead,
+                             Cosines& out);
+    // out: (kMaxBlockRows); those beyond the block's rows hold rubbish.
     void (*squares)(const Matrix& rows, std::int64_t width, float* out);
 };
 

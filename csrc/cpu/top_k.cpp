@@ -14,9 +14,9 @@
 namespace clipfast {
 namespace {
 
-constexpr std::int64_t kChunkQueries = 256;  // packed queries stay in the second-level cache
-constexpr std::int64_t kMaxCandidates =
-    1 << 21;  // 32 MiB of them at once, unless one group needs more
+constexpr std::int64_t kChunkQueries = 256;       // packed queries stay in the second-level cache
+constexpr std::int64_t kMaxCandidates = 1 << 21;  // 32 MiB of them at once,
+constexpr std::int64_t kFewestQueries = 4;        // unless so many need more
 constexpr std::int64_t kRangeBytes = 1 << 20;
 
 struct Candidate {
@@ -77,7 +77,7 @@ class alignas(64) Scan {
 
     void range(std::int64_t begin, std::int64_t end) {
         const CosineProblem& problem = chunk_.problem;
-        const std::int64_t step = block_rows(problem.width * element_bytes(problem.dtype));
+        const std::int64_t step = block_rows(problem, chunk_.kernels);
         for (std::int64_t row = begin; row < end; row += step)
             block(row, std::min(step, end - row));
     }
@@ -91,21 +91,23 @@ class alignas(64) Scan {
         const bool wide_rows = read_block(problem, chunk_.kernels, first, count, block_);
         const char* end = problem.rows.row(first + count);
         for (std::int64_t g = 0; g < panel_.groups(); ++g) {
-            const bool above = chunk_.kernels.cosines(groups_[g], block_, problem.width,
-                                                      lookahead_.share(end, g), cosines_);
+            std::uint32_t above = chunk_.kernels.cosines(groups_[g], block_, problem.width,
+                                                         lookahead_.share(end, g), cosines_);
+            const std::int64_t query = panel_.first_in(g);
             const bool wide = wide_rows || panel_.wide(g);
-            const std::int64_t query = g * kGroupQueries;
             if (wide)
-                repair_wide(problem, chunk_.first + query, panel_.queries_in(g), block_, cosines_);
-            if (above || wide || best_[query].size() < chunk_.k) offer(g, first, count);
+                repair_wide(problem, chunk_.first + query, groups_[g].queries, block_, cosines_);
+            if (wide || best_[query].size() < chunk_.k) above = ~0u;
+            if (above) offer(g, above, first, count);
         }
     }
 
-    void offer(std::int64_t g, std::int64_t first, std::int64_t count) {
-        for (int q = 0; q < panel_.queries_in(g); ++q) {
-            Best& best = best_[g * kGroupQueries + q];
-            for (std::int64_t r = 0; r < count; ++r)
-                best.offer(cosines_[q * kMaxBlockRows + r], first + r);
+    // Rows first .. first + count - 1 to those queries of a group whose bits are set.
+    void offer(std::int64_t g, std::uint32_t to, std::int64_t first, std::int64_t count) {
+        for (int q = 0; q < groups_[g].queries; ++q) {
+            if (!(to >> q & 1)) continue;
+            Best& best = best_[panel_.first_in(g) + q];
+            for (std::int64_t r = 0; r < count; ++r) best.offer(cosines_.of(q, r), first + r);
             groups_[g].threshold[q] = best.threshold();
         }
     }
@@ -116,7 +118,7 @@ class alignas(64) Scan {
     Lookahead lookahead_;
     std::vector<Best> best_;
     RowBlock block_ = {};
-    float cosines_[kGroupQueries * kMaxBlockRows];
+    Cosines cosines_;
 };
 
 // Gathers the candidates of all threads for one query and writes the k best.
@@ -137,7 +139,7 @@ void merge(const std::vector<Scan>& scans, const std::vector<Candidate>& heaps, 
 void top_k_of_chunk(const Chunk& chunk, float* scores, std::int64_t* indices) {
     const CosineProblem& problem = chunk.problem;
     const std::int64_t row_bytes = problem.width * element_bytes(problem.dtype);
-    const std::int64_t step = block_rows(row_bytes);
+    const std::int64_t step = block_rows(problem, chunk.kernels);
     const std::int64_t range =
         std::max<std::int64_t>(1, kRangeBytes / (step * std::max<std::int64_t>(row_bytes, 1))) *
         step;
@@ -167,9 +169,10 @@ void top_k_of_chunk(const Chunk& chunk, float* scores, std::int64_t* indices) {
 
 void top_k(const CosineProblem& problem, std::int64_t k, float* scores, std::int64_t* indices) {
     const CosineKernels kernels = cosine_kernels(problem.isa, problem.dtype);
-    const std::int64_t most =
-        kMaxCandidates / (problem.threads * k) / kGroupQueries * kGroupQueries;
-    const std::int64_t step = std::clamp<std::int64_t>(most, kGroupQueries, kChunkQueries);
+    const std::int64_t most = std::clamp<std::int64_t>(kMaxCandidates / (problem.threads * k),
+                                                       kFewestQueries, kChunkQueries);
+    const std::int64_t group = std::min<std::int64_t>(most, kernels.shape.most_lanes);
+    const std::int64_t step = most / group * group;
     for (std::int64_t first = 0; first < problem.queries.rows; first += step) {
         const std::int64_t count = std::min(step, problem.queries.rows - first);
         const Chunk chunk{problem, kernels, first, count, k};

@@ -13,13 +13,17 @@ from tests.tolerances import KERNEL_ERROR_FACTOR
 
 pytestmark = needs_native
 
-# (M, N, E, k): real widths, then each axis alone at 1, a prime, and around tiles of 4 queries, 16 lanes, 64 rows.
+# (M, N, E, k): real widths, then each axis alone at 1, a prime, and around tiles of 4 queries (bfloat16: 1 to 32), 16
+# lanes, 64 rows.
 SHAPES = [
     (32, 3000, 512, 10),
     (5, 700, 768, 10),
     (3, 500, 1024, 7),
     (1, 500, 512, 10),
     (4, 500, 512, 10),
+    (8, 500, 1280, 10),
+    (13, 500, 1024, 10),
+    (33, 500, 2048, 10),
     (257, 130, 64, 3),
     (3, 1, 64, 1),
     (3, 3, 64, 2),
@@ -56,6 +60,20 @@ def test_scores_and_rows_are_float64s(
     assert (truth.gather(1, indices) - best).abs().max().item() <= bound
     assert (truth.gather(1, indices) - scores).abs().max().item() <= bound
     assert (scores.diff(dim=1) <= 0).all()
+
+
+@pytest.mark.parametrize("width", [512, 2048])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_row_that_finds_itself_scores_one(
+    kernels: CosineKernels, dtype: torch.dtype, width: int
+) -> None:
+    """Squares all add up, so a sum that is too long for float32 shows."""
+    gallery = rows(40, width, 21, dtype)
+    for queries in (gallery, gallery[:3]):
+        error = (kernels.top_k(queries, gallery, 1)[0] - 1).abs().max().item()
+        of_torch = (REFERENCE.top_k(queries, gallery, 1)[0] - 1).abs().max().item()
+        print(f"{kernels.isa} {dtype} {width}: error {error:.1e}, torch {of_torch:.1e}")
+        assert error <= KERNEL_ERROR_FACTOR * of_torch + torch.finfo(torch.float32).eps
 
 
 def test_ties_go_to_the_lower_index_across_threads_and_blocks(kernels: CosineKernels) -> None:
@@ -95,6 +113,43 @@ def test_a_score_depends_on_its_query_and_row_alone(
         row = int(indices[query, 0])
         alone, _ = kernels.top_k(queries[query : query + 1], gallery[row : row + 1], 1)
         assert alone.item() == scores[query, 0].item()
+
+
+@pytest.mark.parametrize("width", [1, 2, 15, 17, 33, 100, 131, 512])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_neighbours_of_a_query_and_of_a_row_change_no_bit(
+    kernels: CosineKernels, dtype: torch.dtype, width: int
+) -> None:
+    queries, gallery = rows(35, width, 17, dtype), rows(67, width, 18, dtype)
+    expected = _scores(kernels, queries, gallery)
+    for count in range(1, 35):
+        assert torch.equal(_scores(kernels, queries[-count:], gallery), expected[-count:]), count
+    for count in range(1, 67):
+        assert torch.equal(_scores(kernels, queries, gallery[-count:]), expected[:, -count:]), count
+        few = _scores(kernels, queries[:3], gallery[-count:])
+        assert torch.equal(few, expected[:3, -count:]), count
+
+
+def _scores(kernels: CosineKernels, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
+    """(M, N) in the gallery's order."""
+    scores, indices = kernels.top_k(queries, gallery, len(gallery))
+    return torch.empty_like(scores).scatter_(1, indices, scores)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_query_out_of_range_stays_alone_in_its_group(
+    kernels: CosineKernels, dtype: torch.dtype
+) -> None:
+    queries, gallery = rows(30, 70, 19, dtype), rows(300, 70, 20, dtype)
+    expected = kernels.top_k(queries, gallery, 9)
+    others = torch.arange(30) != 11
+    for bad in (float("nan"), float("inf"), torch.finfo(dtype).max):
+        queries[11] = bad
+        scores, indices = kernels.top_k(queries, gallery, 9)
+        assert torch.equal(scores[others], expected[0][others])
+        assert torch.equal(indices[others], expected[1][others])
+    assert scores[11].isfinite().all()
+    assert torch.equal(scores[11], kernels.top_k(queries[11:12], gallery, 9)[0][0])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
