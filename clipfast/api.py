@@ -64,7 +64,8 @@ def load(
         resize: where decoded images are resized: "host", by the threads that decode, or "device", a GPU, to the same
             bits. The second is for hosts with few cores; it takes pinned memory of 3.75 MiB for each image of a batch.
         streams: batches that the CPU computes at once, each with its share of the threads: more a second, each later.
-            One batch alone has all threads. None is 2, or 1 where the threads are not even; exports have their own.
+            One batch alone has all threads. None is 2 where the products in C++ serve and the threads are even, else 1;
+            with batch_invariant it is 1, and exports have their own.
     Raises:
         CheckpointError: the weights cannot be loaded. UnsupportedError: device, precision or backend cannot serve.
         ConfigurationError: an argument has an unknown value.

@@ -53,7 +53,8 @@ class Engine:
 
         Args:
             layer: the accelerator that the encoder is on; None computes on the CPU.
-            streams: batches that the CPU computes at once; None chooses, and a runtime has its own.
+            streams: batches that the CPU computes at once; None chooses, and a runtime has its own. One with
+                batch_invariant, since other operations than ours may sum up otherwise with fewer threads.
             device_resize: whether decoded images of the host are resized there.
         Raises:
             UnsupportedError: device_resize without a layer, or as `place`.
@@ -66,8 +67,9 @@ class Engine:
             )
         elif device_resize:
             raise UnsupportedError(f"{NO_DEVICE_RESIZE}: it is for weights loaded on a GPU")
-        ours = isinstance(encoder, TowerEncoder) and encoder.device.type == "cpu"
-        self._streams = Streams(streams if ours else 1)
+        self._streams = Streams(1)
+        if layer is None and isinstance(encoder, TowerEncoder) and not batch_invariant:
+            self._streams = Streams(streams, encoder.ops.batches_at_once)
         self._texts = TextBatches(
             encoder, self.placement, self._streams, batch_invariant=batch_invariant
         )

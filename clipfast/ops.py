@@ -431,6 +431,9 @@ class Ops:
     stream: StreamProducts | None = None
     # Makes a tower's batches cheaper from the second of a size on, where the backend can.
     repeated: Repeat | None = None
+    # Batches that a CPU computes at once, each by its share of the threads; more than one only where that was measured
+    # to be faster, and a row's bits do not depend on the number of threads.
+    batches_at_once: int = 1
     # Whether packed attention makes the host wait for the device, which a graph may not.
     packed_waits: bool = True
     sources: Mapping[str, str] = field(default_factory=dict)

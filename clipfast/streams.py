@@ -19,8 +19,6 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Batches at once where nobody said how many and the threads can be shared out evenly, as measured with two threads.
-USUAL_STREAMS = 2
 # Items of less than this part of the largest would leave a stream idle, waiting for the other.
 _ALIKE = 0.75
 
@@ -28,9 +26,9 @@ _ALIKE = 0.75
 class Streams:
     """Threads for so many batches at once, made when they are first needed. Several callers may share them."""
 
-    def __init__(self, count: int | None) -> None:
-        """count: streams; None takes the usual number where torch's threads divide by it, else one."""
-        self._asked = count
+    def __init__(self, asked: int | None, usual: int = 1) -> None:
+        """asked: streams; None takes the usual number where torch's threads divide by it, else one."""
+        self._asked, self._usual = asked, usual
         # Without the extension a thread's own share cannot be set.
         self._shares = importlib.util.find_spec("clipfast._native") is not None
         self._pools: dict[int, ThreadPoolExecutor] = {}
@@ -44,7 +42,7 @@ class Streams:
             return 1
         if self._asked is not None:
             return min(self._asked, threads)
-        return USUAL_STREAMS if threads % USUAL_STREAMS == 0 else 1
+        return self._usual if threads % self._usual == 0 else 1
 
     @contextmanager
     def open(self, function: Callable[[Item], Result]) -> Iterator[Underway[Item, Result]]:

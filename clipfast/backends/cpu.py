@@ -113,6 +113,7 @@ def make_ops() -> Ops:
         quantise=products.quantise if products else quantise,
         adds_in_norm=products is None,
         repeated=Repeated if products else None,
+        batches_at_once=2 if products else 1,
         sources={
             name: _source(name, chosen, own_products=products is not None) for name in OPERATIONS
         },

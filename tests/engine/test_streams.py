@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +40,7 @@ def test_each_stream_has_its_share_of_the_threads_and_nobody_else_notices() -> N
         seen[item] = threading.current_thread().name, torch.get_num_threads()
         return item
 
-    with Streams(None).open(work) as underway:
+    with Streams(None, usual=2).open(work) as underway:
         done = list(underway.all(range(5), lambda _: 1))
     assert sorted(done) == [(item, item) for item in range(5)]
     inside, last = [seen[item] for item in range(4)], seen[4]
@@ -55,7 +57,28 @@ def test_there_are_never_more_streams_than_threads(
     asked: int | None, threads: int, count: int
 ) -> None:
     torch.set_num_threads(threads)
-    assert Streams(asked).count == count
+    assert Streams(asked, usual=2).count == count
+
+
+def test_streams_are_for_what_does_not_depend_on_the_number_of_threads() -> None:
+    plain = tiny_engine()
+    assert isinstance(plain.encoder, encoders.TowerEncoder)
+
+    def engine(at_once: int, **options: Any) -> Engine:
+        ops = replace(plain.encoder.ops, batches_at_once=at_once)  # type: ignore[attr-defined]
+        encoder = encoders.TowerEncoder(
+            plain.encoder.config,
+            plain.encoder.parameters,
+            ops,
+            torch.device("cpu"),  # type: ignore[attr-defined]
+        )
+        return Engine(encoder, plain.tokenizer, **options)
+
+    assert engine(1).describe()["batches at once"] == 1
+    assert engine(2).describe()["batches at once"] == 2
+    assert engine(2, streams=1).describe()["batches at once"] == 1
+    assert engine(1, streams=2).describe()["batches at once"] == 2
+    assert engine(2, streams=2, batch_invariant=True).describe()["batches at once"] == 1
 
 
 def test_two_run_at_once() -> None:
