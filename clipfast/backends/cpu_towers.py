@@ -121,12 +121,20 @@ class TowerKernels:
         if pixels.dtype != torch.uint8:
             return reference.patch_embed(pixels, weight, bias, class_row, positions)
         embedded = self.linear(self._patches(pixels, weight), weight, bias)
-        return self._tokens(embedded, class_row, positions)
+        return self._tokens(embedded, len(pixels), class_row, positions)
 
-    def _tokens(self, embedded: Tensor, class_row: Tensor, positions: Tensor) -> Tensor:
-        """(B * P, D) patches to (B, 1 + P, D) tokens in their dtype."""
-        patches, width = positions.shape
-        images = len(embedded) // patches
+    def _tokens(
+        self, embedded: Tensor, images: int, class_row: Tensor, positions: Tensor
+    ) -> Tensor:
+        """(B * P, D) patches to (B, 1 + P, D) tokens in their dtype. Raises: InputError."""
+        patches, width = len(positions), embedded.shape[1]
+        for rows in (class_row[None], positions):
+            check_matrix("patch_embed", rows, width)
+        if len(embedded) != images * patches:
+            raise InputError(
+                f"patch_embed has {patches} positions, got {len(embedded)} patches of {images} images",
+                code="wrong_shape",
+            )
         out = empty(images * (1 + patches), width, dtype=embedded.dtype)
         kernels().tokens(
             typed_matrix(embedded),

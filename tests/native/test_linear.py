@@ -177,6 +177,15 @@ def test_patches_of_bytes(towers, prepare, draw, dtype, patch) -> None:
     )
 
 
+def test_positions_of_other_images_are_refused(towers, draw) -> None:
+    pixels, weight = draw.bytes(2, 3, 8, 8), draw(24, 48)
+    with pytest.raises(InputError, match="has 5 positions, got 8 patches of 2 images"):
+        towers.patch_embed(pixels, weight, None, draw(24), draw(5, 24))
+    for class_width, width in ((23, 24), (24, 23)):
+        with pytest.raises(InputError, match=r"patch_embed reads \(rows, 24\)"):
+            towers.patch_embed(pixels, weight, None, draw(class_width), draw(4, width))
+
+
 def test_pixels_that_are_no_images_are_refused(towers, draw) -> None:
     with pytest.raises(InputError, match=r"patch_embed reads \(B, 3, R, R\) on cpu"):
         towers.patch_embed(draw.bytes(2, 1, 8, 8), draw(4, 48), None, draw(4), draw(4, 4))
