@@ -4,7 +4,7 @@ python -m benchmarks.op_profile ViT-B-32 --precision bf16 --batch 32 [--backend 
 
 Random weights of full size. Times are medians over the calls of one kind, on as many threads as there are processors;
 "products" are the linear layers, patch embedding and convolutions, with what is fused into them. Operations are called
-one by one from Python here, as they are for the first batches of a size.
+one by one from Python here, as they are for the first batch of a size.
 """
 
 from __future__ import annotations

@@ -71,7 +71,9 @@ def _version(package: str) -> str:
 def _cpu() -> dict[str, Any]:
     import torch
 
-    quota = _cgroup_quota()
+    from clipfast.inputs.pipeline import cgroup_quota
+
+    quota = cgroup_quota()
     return {
         "model": cpu_model(),
         "usable processors": len(os.sched_getaffinity(0)),
@@ -87,15 +89,6 @@ def cpu_model() -> str:
         if name.strip() == "model name":
             return value.strip()
     return platform.machine()
-
-
-def _cgroup_quota() -> float | None:
-    """Processors that the control group allows, None when it does not limit them."""
-    limit = Path("/sys/fs/cgroup/cpu.max")
-    if not limit.exists():
-        return None
-    quota, period = limit.read_text(encoding="utf-8").split()
-    return None if quota == "max" else int(quota) / int(period)
 
 
 def _features() -> str:

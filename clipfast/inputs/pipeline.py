@@ -6,6 +6,7 @@ end (also when the consumer stops early), so nothing is left behind to break a f
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -127,10 +128,14 @@ def _counted(source: Iterable[object]) -> Iterator[object]:
 
 def available_processors() -> int:
     """Processors that this process may use: its affinity, within its control group's quota."""
-    processors = len(os.sched_getaffinity(0))
+    processors, quota = len(os.sched_getaffinity(0)), cgroup_quota()
+    return processors if quota is None else min(processors, max(1, math.ceil(quota)))
+
+
+def cgroup_quota() -> float | None:
+    """Processors that the control group allows, None when it does not limit them."""
     limit = Path("/sys/fs/cgroup/cpu.max")
-    if limit.is_file():
-        quota, period = limit.read_text().split()
-        if quota != "max":
-            processors = min(processors, max(1, -(-int(quota) // int(period))))
-    return processors
+    if not limit.is_file():
+        return None
+    quota, period = limit.read_text(encoding="utf-8").split()
+    return None if quota == "max" else int(quota) / int(period)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -21,7 +22,7 @@ pytestmark = needs_native
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> object:
+def two_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -62,16 +63,12 @@ def test_there_are_never_more_streams_than_threads(
 
 def test_streams_are_for_what_does_not_depend_on_the_number_of_threads() -> None:
     plain = tiny_engine()
-    assert isinstance(plain.encoder, encoders.TowerEncoder)
+    tower = plain.encoder
+    assert isinstance(tower, encoders.TowerEncoder)
 
     def engine(at_once: int, **options: Any) -> Engine:
-        ops = replace(plain.encoder.ops, batches_at_once=at_once)  # type: ignore[attr-defined]
-        encoder = encoders.TowerEncoder(
-            plain.encoder.config,
-            plain.encoder.parameters,
-            ops,
-            torch.device("cpu"),  # type: ignore[attr-defined]
-        )
+        ops = replace(tower.ops, batches_at_once=at_once)
+        encoder = encoders.TowerEncoder(tower.config, tower.parameters, ops, tower.device)
         return Engine(encoder, plain.tokenizer, **options)
 
     assert engine(1).describe()["batches at once"] == 1
@@ -125,13 +122,13 @@ def test_few_items_wait_for_a_slow_consumer() -> None:
     """Bounded memory: a stream of batches is not taken faster than it is computed."""
     given = []
 
-    def items() -> object:
+    def items() -> Iterator[int]:
         for item in range(40):
             given.append(item)
             yield item
 
     with Streams(2).open(lambda item: item) as underway:
-        for taken, _ in enumerate(underway.all(items(), lambda _: 1)):  # type: ignore[arg-type]
+        for taken, _ in enumerate(underway.all(items(), lambda _: 1)):
             assert len(given) - taken <= 3 * 2
 
 
