@@ -21,8 +21,15 @@ Int32 = npt.NDArray[np.int32]
 # ids (T,), positions (T,), cu_seqlens (B + 1,), all int32 on the device; normalize -> (B, E).
 EncodePacked = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 
-# Past the last one, products take longer than their launches; up to 128, rows are what one tile has anyway.
-BUCKETS = (16, 32, 64, 128, 256, 384, 512, 640, 768, 896, 1024)
+# Up to 128, rows are what one tile has anyway; then whole tiles, and no more than an eighth beyond what was asked for
+# from 1024 on. Past the last one, the products of the smallest towers take as long as their launches would: 8192 rows
+# of 12 blocks of width 512 are 0.6e12 operations.
+BUCKETS = (
+    16, 32, 64,
+    *range(128, 2048, 128),
+    *range(2048, 4096, 256),
+    *range(4096, 8193, 512),
+)  # fmt: skip
 _TOKENS_A_TEXT = 4
 
 

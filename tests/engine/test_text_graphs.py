@@ -62,6 +62,7 @@ def test_rows_are_those_without_graphs_whatever_a_bucket_held_before() -> None:
         (["a", "b", "c", "d", "e"], 32),  # 15 tokens, and room for four texts in 16
         (["a dog " * 30], 64),
         ([f"a dog {n}" for n in range(150)], 1024),
+        ([f"a photo of {n} dogs in the snow" for n in range(300)], 3584),  # 3490 tokens
     ],
 )
 def test_buckets_hold_the_tokens_and_the_texts(texts: list[str], size: int) -> None:
@@ -74,7 +75,7 @@ def test_buckets_hold_the_tokens_and_the_texts(texts: list[str], size: int) -> N
 def test_large_batches_and_trees_are_launched_one_by_one() -> None:
     layer = HostLayer()
     device = engine(layer)
-    many = [f"a photo of {n} dogs in the snow" for n in range(300)]
+    many = [f"a photo of {n} dogs in the snow" for n in range(800)]
     expected = encode_texts(tiny_engine(torch.float32), many)
     assert close(encode_texts(device, many, share_prefixes=False), expected)
     assert close(encode_texts(device, many[:20], share_prefixes=True), expected[:20])

@@ -1,29 +1,12 @@
-"""The contract between the model and every backend: one documented callable per fused operation.
-
-Symbols: B sequences of the batch, T packed rows (all sequences' tokens one after another, no padding), D width,
-H heads, Dh = D / H, L tokens of a sequence, R image size, P patch size, E embedding width.
-
-Rules that hold for every operation:
-- Arguments are on one device; matrices have unit stride in the last axis; any other stride is allowed.
-- Statistics, softmax and logits are computed in at least float32, whatever the storage dtype.
-- Outputs are new tensors. Same input, same bits, twice. Empty batches (B = 0) give empty outputs.
-- The softmax scale is folded into the query weights (`parameters.Block`), so attention does not scale.
-- The residual stream may be wider than the weights (float32 beside bfloat16): `linear` returns the residual's
-  dtype when one is given, and `layer_norm` returns the dtype that it is asked for.
-
-The last block of a tower computes one query per sequence: `attention_pool` over that block's own key and value rows. It
-is an operation of its own (not an option of `attention`) because the unused query rows are then never computed.
-"""
+"""Operations of the encoders, from pixels and packed tokens to rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol, overload
 
 import torch
-
-from clipfast import parameters
 
 Tensor = torch.Tensor
 LinearActivation = Literal["gelu", "quick_gelu", "silu", "relu"]
@@ -283,40 +266,6 @@ class Convolution(Protocol):
         ...
 
 
-class Similarity(Protocol):
-    def __call__(self, queries: Tensor, keys: Tensor, scale: float) -> Tensor:
-        """p = softmax over keys of scale * cos(query, key); rows of both are L2-normalised first.
-
-        Args:
-            queries: (M, E) floating point. keys: (N, E), same dtype. scale: e.g. 100.0.
-        Returns: (M, N) float32, rows sum to 1.
-        Source: Radford et al. 2021, arXiv:2103.00020, figure 3.
-        """
-        ...
-
-
-class TopK(Protocol):
-    def __call__(self, queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k largest cosines of each query over the gallery; ties go to the lower index.
-
-        A row with NaN or an infinity has NaN cosines, which rank below every number (failed inputs never match).
-
-        Args:
-            queries: (M, E) floating point. gallery: (N, E), k <= N. Rows are L2-normalised first.
-        Returns: scores (M, k) float32 descending, indices (M, k) int64. Memory O(M k), never M x N.
-        """
-        ...
-
-
-class LogSumExp(Protocol):
-    def __call__(self, queries: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """log sum exp of scale * cos(query, key) over keys (rows) and over queries (columns), in one pass.
-
-        Returns: rows (M,) float32, columns (N,) float32; M x N is never materialised.
-        """
-        ...
-
-
 class ResizeCrop(Protocol):
     def __call__(self, images: Sequence[Tensor], size: int) -> Tensor:
         """Bicubic resize of the shorter side to `size`, then the centre crop, with the bits of Pillow 13.
@@ -326,121 +275,3 @@ class ResizeCrop(Protocol):
         Returns: (B, 3, size, size) uint8.
         """
         ...
-
-
-class Prepare(Protocol):
-    def __call__(
-        self, linear: parameters.Linear, boundary: int | None = None, *, activated: bool = False
-    ) -> parameters.Linear:
-        """The same layer in the layout that the backend's `linear` reads fastest, once, at load.
-
-        Its weight may be opaque: shape and dtype are what they were, and nothing else may be asked of it.
-
-        Args:
-            linear: on the CPU.
-            boundary: of its output features; `rows(0, boundary)` and `rows(boundary)` will be asked for.
-            activated: its input comes out of an activation, so that it is never much below zero.
-        """
-        ...
-
-
-def as_it_is(
-    linear: parameters.Linear, boundary: int | None = None, *, activated: bool = False
-) -> parameters.Linear:
-    """`Prepare` where there is nothing to do."""
-    return linear
-
-
-class PrepareConvolution(Protocol):
-    def __call__(self, convolution: parameters.Convolution) -> parameters.Convolution:
-        """The same, as `Prepare`, of a convolution of stride 1 whose padding keeps the size of the image."""
-        ...
-
-
-def convolution_as_it_is(convolution: parameters.Convolution) -> parameters.Convolution:
-    """`PrepareConvolution` where there is nothing to do."""
-    return convolution
-
-
-# What every backend serves. `resize_crop` is an operation too, but one that a backend may lack.
-OPERATIONS = (
-    "patch_embed",
-    "layer_norm",
-    "linear",
-    "attention",
-    "tree_attention",
-    "attention_pool",
-    "convolution",
-    "similarity",
-    "top_k",
-    "log_sum_exp",
-)
-
-
-class RepeatedFunction(Protocol):
-    def __call__(self, x: Tensor) -> Tensor: ...
-    def forget(self) -> None:
-        """Gives back what it remembers."""
-        ...
-
-
-class Repeat(Protocol):
-    def __call__(self, function: Callable[[Tensor], Tensor]) -> RepeatedFunction:
-        """The same function, cheaper to call with an input like one before.
-
-        Args:
-            function: what it does follows from the shape and dtype of its input alone.
-        """
-        ...
-
-
-class UnsupportedReason(Protocol):
-    def __call__(self, name: str, *, device: torch.device, dtype: torch.dtype) -> str | None:
-        """None when the operation can serve tensors of this device and dtype, else the sentence why not."""
-        ...
-
-
-def _always_supported(name: str, *, device: torch.device, dtype: torch.dtype) -> str | None:
-    return None
-
-
-@dataclass(frozen=True)
-class Ops:
-    """One backend: an implementation of every operation. What it borrows from another is written in `sources`."""
-
-    name: str
-    patch_embed: PatchEmbed
-    layer_norm: LayerNorm
-    linear: Linear
-    attention: Attention
-    tree_attention: TreeAttention
-    attention_pool: AttentionPool
-    convolution: Convolution
-    similarity: Similarity
-    top_k: TopK
-    log_sum_exp: LogSumExp
-    resize_crop: ResizeCrop | None = None
-    unsupported_reason: UnsupportedReason = _always_supported
-    prepare: Prepare = as_it_is
-    prepare_convolution: PrepareConvolution = convolution_as_it_is
-    # The same of a layer within a block of an 8-bit model, where the backend has such products.
-    quantise: Prepare | None = None
-    # Whether a residual costs less in `layer_norm` than in the `linear` before it.
-    adds_in_norm: bool = False
-    # Products that do the LayerNorms within blocks, where the backend has them.
-    stream: StreamProducts | None = None
-    # Makes a tower's batches cheaper from the second of a size on, where the backend can.
-    repeated: Repeat | None = None
-    # Batches that a CPU computes at once, each by its share of the threads; more than one only where that was measured
-    # to be faster, and a row's bits do not depend on the number of threads.
-    batches_at_once: int = 1
-    # Whether packed attention makes the host wait for the device, which a graph may not.
-    packed_waits: bool = True
-    sources: Mapping[str, str] = field(default_factory=dict)
-
-    def describe(self) -> dict[str, str]:
-        """Operation -> the backend whose kernel runs it, and why when it is borrowed."""
-        return {name: self.sources.get(name, self.name) for name in OPERATIONS}
-
-
-assert set(OPERATIONS) <= {f.name for f in fields(Ops)}
