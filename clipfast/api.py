@@ -18,7 +18,7 @@ from clipfast.config import Activation, ModelConfig
 from clipfast.encoder import Encoder, TowerEncoder
 from clipfast.errors import ConfigurationError, InputError, UnsupportedError
 from clipfast.hidden_states import Layer, image_tokens, text_tokens
-from clipfast.inputs import Decode, DecodeOptions, preprocess_image
+from clipfast.inputs import EXACT, Decode, DecodeOptions, preprocess_image
 from clipfast.loading import LoadArguments, Loaded, load_engine, unsupported_precision
 from clipfast.ops import Tensor
 from clipfast.text_batches import TextStatistics
@@ -84,6 +84,12 @@ def load(
             streams=streams,
         )
     )
+
+
+def _decode_options(decode: Decode | DecodeOptions) -> DecodeOptions:
+    if isinstance(decode, DecodeOptions):
+        return decode
+    return EXACT if decode == EXACT.decode else DecodeOptions(decode=decode)
 
 
 def _load(arguments: LoadArguments) -> Model:
@@ -183,7 +189,7 @@ class Model:
             progress=progress,
             num_workers=num_workers,
             output_device=output_device,
-            decode=decode if isinstance(decode, DecodeOptions) else DecodeOptions(decode=decode),
+            decode=_decode_options(decode),
         )
 
     def encode_texts(

@@ -152,7 +152,7 @@ class OnDevice:
     def put(self, batch: PixelBatch) -> Iterator[Rows]:
         indices, pixels = batch.indices, batch.pixels
         if pixels.dtype != torch.uint8 or pixels.device.type != "cpu":
-            yield indices, self._run(pixels.to(self.images.layer.device))
+            yield indices, self._run(pixels.to(self.images.layer.device)).to(pixels.device)
             return
         pipeline = self._made()
         if batch.unresized is not None:
@@ -210,7 +210,7 @@ class Placement:
     @cached_property
     def text_limit(self) -> MemoryLimit:
         """How many rows of texts fit."""
-        return MemoryLimit(self.images.layer, self.release)
+        return MemoryLimit(self.images.layer, partial(_release, self.images, self.texts))
 
     @property
     def most_text_rows(self) -> int:
@@ -233,9 +233,13 @@ class Placement:
 
     def release(self) -> None:
         """Gives graphs, buffers and cached memory back to the device."""
-        if self.texts is not None:
-            self.texts.release()
-        self.images.release()
+        _release(self.images, self.texts)
+
+
+def _release(images: DeviceImages, texts: DeviceTexts | None) -> None:
+    if texts is not None:
+        texts.release()
+    images.release()
 
 
 def layer_of(device: torch.device) -> DeviceLayer | None:

@@ -57,7 +57,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         UnsupportedError: a CUDA device was asked for and there is none.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _numbered(torch.device("cuda")) if torch.cuda.is_available() else torch.device("cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
@@ -68,4 +68,12 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise UnsupportedError(
             f'device {device!r} was asked for and no CUDA device is usable; use device="cpu" or "auto"'
         )
-    return chosen
+    return _numbered(chosen)
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """Another thread's current GPU may be another one."""
+    if device.type != "cuda":
+        return device
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return torch.device("cuda", index)

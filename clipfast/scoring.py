@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -33,7 +34,8 @@ def similarity(queries: Embeddings, keys: Embeddings, scale: float) -> Tensor:
     left, right, ops = _pair(queries, keys)
     if not len(right):
         raise InputError("there are no keys, expected at least one row", code="wrong_shape")
-    return ops.similarity(left, right, float(scale))
+    with _current(left):
+        return ops.similarity(left, right, float(scale))
 
 
 def top_k(queries: Embeddings, gallery: Embeddings, k: int = 10) -> tuple[Tensor, Tensor]:
@@ -52,7 +54,8 @@ def top_k(queries: Embeddings, gallery: Embeddings, k: int = 10) -> tuple[Tensor
             f"k={k} with a gallery of {len(right)} rows: expected 1 <= k <= {len(right)}",
             code="wrong_shape",
         )
-    return ops.top_k(left, right, int(k))
+    with _current(left):
+        return ops.top_k(left, right, int(k))
 
 
 def contrastive_loss(
@@ -73,7 +76,8 @@ def contrastive_loss(
             f"got {len(images)} images and {len(texts)} texts, expected as many of each, at least one",
             code="wrong_shape",
         )
-    rows, columns = ops.log_sum_exp(images, texts, float(scale))
+    with _current(images):
+        rows, columns = ops.log_sum_exp(images, texts, float(scale))
     wide = rows.dtype
     pairs = scale * torch.cosine_similarity(images.to(wide), texts.to(wide), dim=-1, eps=1e-12)
     return float(((rows + columns).double() / 2 - pairs.double()).mean())
@@ -94,6 +98,11 @@ def _pair(left: Embeddings, right: Embeddings) -> tuple[Tensor, Tensor, Ops]:
     if a.dtype != b.dtype:
         a = a.to(b.dtype)
     return a, b, _ops(a.device, a.dtype, environment.isa())
+
+
+def _current(tensor: Tensor) -> AbstractContextManager[object]:
+    """While it is open, this thread launches where the tensor is."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 @cache

@@ -19,6 +19,7 @@ from clipfast.inputs.pipeline import available_processors
 from clipfast.ops import Tensor
 from clipfast.precision import resolve_device
 from clipfast.text_batches import TextStatistics
+from clipfast.threads import on_callers_streams
 
 Outcome = TypeVar("Outcome")
 # Items of a stream that an engine is given at once: a stream has no length to divide.
@@ -158,7 +159,8 @@ class ShardedEngine(Engine):
     def _in_order(self, items: Any, work: Callable[..., _Share]) -> list[_Share]:
         """work on every part, a part an engine at a time; the first bad item of the whole input raises."""
         shares: list[_Share] = []
-        with ThreadPoolExecutor(len(self.engines), "clipfast-shard") as pool:
+        start = on_callers_streams()
+        with ThreadPoolExecutor(len(self.engines), "clipfast-shard", start) as pool:
             for parts in self._rounds(items):
                 running = [
                     pool.submit(_caught, work, engine, start, part, engine is self.engines[0])

@@ -30,11 +30,15 @@ T* at(Address address) {
     return reinterpret_cast<T*>(address);
 }
 
+// The caller's current device is the same afterwards.
 template <class Launch>
 void on_device(const Stream& where, const Launch& launch) {
     const py::gil_scoped_release unlocked;
-    cudaError_t error = cudaSetDevice(where.first);
+    int before = where.first;
+    cudaError_t error = cudaGetDevice(&before);
+    if (error == cudaSuccess && before != where.first) error = cudaSetDevice(where.first);
     if (error == cudaSuccess) error = launch(at<CUstream_st>(where.second));
+    if (before != where.first) cudaSetDevice(before);
     if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
 }
 

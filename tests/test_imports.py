@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "clipfast"
 
-BASE = {"errors", "config", "parameters", "environment"}
+BASE = {"errors", "config", "parameters", "environment", "threads"}
 ENCODING = {"inputs", "ops", "model", "backends", "runtimes", "checkpoint", "_native"}
 PLACING = ENCODING | {"encoder", "device"}
 ENGINE = PLACING | {
@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": set(),
     "environment": set(),
+    "threads": set(),
     "parameters": set(),
     "kernels": set(),
     "checkpoint": set(),

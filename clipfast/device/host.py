@@ -107,7 +107,7 @@ class HostLayer:
         if not stream.lazy:
             self._run(stream, stream.submitted())
 
-    def record(self, stream: HostStream) -> HostEvent:
+    def record(self, stream: HostStream, event: HostEvent | None = None) -> HostEvent:
         return HostEvent(stream, stream.done + 1 if stream.running else stream.submitted())
 
     def wait(self, stream: HostStream, event: HostEvent) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from clipfast.device.batching import Batching
-from clipfast.device.graphs import Encode, Graphs
+from clipfast.device.graphs import Encode, Graphs, ordinary
 from clipfast.device.layer import DeviceLayer, Tensor
 from clipfast.device.memory import MemoryLimit
 from clipfast.device.pipeline import Pipeline
@@ -52,7 +52,9 @@ class DeviceImages:
         self._graphs = (
             Graphs(layer, encode, batching.bucket, shape, batching.most) if graphs else None
         )
-        self._memory = MemoryLimit(layer, self._release_graphs)
+        self._memory = MemoryLimit(
+            layer, _nothing if self._graphs is None else self._graphs.release
+        )
         self._idle: list[Pipeline] = []
         self._lock = threading.Lock()
 
@@ -72,8 +74,7 @@ class DeviceImages:
         rows = self._memory.run(
             lambda piece: self._one_batch(piece, normalize), pixels, pieces, most
         )
-        with torch.inference_mode(False):  # ordinary tensors leave, usable with autograd
-            return rows.clone() if rows.is_inference() else rows
+        return ordinary(rows) if rows.is_inference() else rows
 
     def resize_into(self, rows: Tensor, images: Mapping[int, Tensor]) -> None:
         """rows[i] = images[i] in their size, in the order of the current stream.
@@ -115,7 +116,8 @@ class DeviceImages:
         """Gives graphs, idle buffers and cached memory back to the device."""
         with self._lock:
             self._idle.clear()
-        self._release_graphs()
+        if self._graphs is not None:
+            self._graphs.release()
         self.layer.release_cached()
 
     def describe(self) -> dict[str, Any]:
@@ -133,10 +135,6 @@ class DeviceImages:
             return self._encode(pixels, normalize)
         return self._graphs.run(pixels, normalize)
 
-    def _release_graphs(self) -> None:
-        if self._graphs is not None:
-            self._graphs.release()
-
     def _idle_pipeline(self, batch: int) -> Pipeline | None:
         """One that is idle and of this size; those of another size go."""
         with self._lock:
@@ -152,6 +150,10 @@ class DeviceImages:
             except self.layer.out_of_memory:
                 pass
             self._memory.halve(batch)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _runs(ascending: Iterable[int]) -> Iterator[tuple[int, int]]:

@@ -56,8 +56,11 @@ class DeviceLayer(Protocol):
         """Runs `work` with `stream` as the current one; what it launches is asynchronous."""
         ...
 
-    def record(self, stream: Stream) -> Event:
-        """An event that happens when everything submitted to the stream so far is done."""
+    def record(self, stream: Stream, event: Event = None) -> Event:
+        """An event that happens when everything submitted to the stream so far is done.
+
+        event: one that nobody will wait for any more, to be used again.
+        """
         ...
 
     def wait(self, stream: Stream, event: Event) -> None:
@@ -81,7 +84,11 @@ class DeviceLayer(Protocol):
         ...
 
     def capture(self, work: Callable[[], Tensor], pool: GraphPool) -> tuple[Graph, Tensor]:
-        """`work` as a graph, and the tensor that every replay writes. Nothing in `work` may wait for the device."""
+        """`work` as a graph, and the tensor that every replay writes. Nothing in `work` may wait for the device.
+
+        A RuntimeError that is none of `out_of_memory` says nothing of `work`: a device may refuse to capture because of
+        what another thread does with it.
+        """
         ...
 
     def release_cached(self) -> None:

@@ -40,7 +40,8 @@ class MemoryLimit:
         start, planned = 0, list[int]()
         while start < len(items):
             planned = planned or pieces(len(items) - start, self.within(most))
-            rows = self._attempt(encode, items[start : start + planned[0]])
+            whole = planned[0] == len(items)
+            rows = self._attempt(encode, items if whole else items[start : start + planned[0]])
             if rows is None:
                 self.halve(planned[0])
                 planned = []

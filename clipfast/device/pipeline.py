@@ -118,9 +118,9 @@ class Pipeline:
 
     def abandon(self) -> None:
         """Waits until the device is done with the buffers: after an error they go, and others get their memory."""
-        self._results.clear()
         for stream in (self._copy, self._compute, self._back):
             self._layer.synchronize(self._layer.record(stream))
+        self._results.clear()
 
     def _staged(self, pixels: Tensor) -> Tensor:
         held = self._pixels.take(len(pixels))

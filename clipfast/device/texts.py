@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from clipfast.device.graphs import Graphs
+from clipfast.device.graphs import Graphs, ordinary
 from clipfast.device.layer import DeviceLayer, Tensor
 
 Int32 = npt.NDArray[np.int32]
@@ -42,9 +43,8 @@ class DeviceTexts:
 
     def __init__(self, layer: DeviceLayer, encode: EncodePacked) -> None:
         self._layer = layer
-        self._encode = encode
         self._graphs = Graphs(
-            layer, self._unpacked, lambda rows: rows, (3,), BUCKETS[-1], torch.int32
+            layer, partial(_unpacked, encode), lambda rows: rows, (3,), BUCKETS[-1], torch.int32
         )
 
     @property
@@ -73,16 +73,14 @@ class DeviceTexts:
         columns[: texts + 1, 2] = cu_seqlens
         moved = packed.to(self._layer.device, non_blocking=True)
         encoded = self._graphs.run(moved, normalize)[:texts]
-        with torch.inference_mode(False):  # ordinary tensors leave, usable with autograd
-            return encoded.clone() if encoded.is_inference() else encoded
+        return ordinary(encoded) if encoded.is_inference() else encoded
 
     def release(self) -> None:
         """Gives graphs and their memory back."""
         self._graphs.release()
 
-    def _unpacked(self, packed: Tensor, normalize: bool) -> Tensor:
-        ids, positions, bounds = packed.unbind(dim=1)
-        cu_seqlens = bounds[: len(packed) // _TOKENS_A_TEXT + 1]
-        return self._encode(
-            ids.contiguous(), positions.contiguous(), cu_seqlens.contiguous(), normalize
-        )
+
+def _unpacked(encode: EncodePacked, packed: Tensor, normalize: bool) -> Tensor:
+    ids, positions, bounds = packed.unbind(dim=1)
+    cu_seqlens = bounds[: len(packed) // _TOKENS_A_TEXT + 1]
+    return encode(ids.contiguous(), positions.contiguous(), cu_seqlens.contiguous(), normalize)

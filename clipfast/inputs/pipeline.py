@@ -21,6 +21,7 @@ from typing import Any, Generic, Self, TypeVar
 import torch
 
 from clipfast.inputs.unresized import Unresized
+from clipfast.threads import on_callers_streams
 
 Outcome = TypeVar("Outcome")
 # Fills rows of a batch from the items that belong there, or adds to its unresized images, and reports on each.
@@ -75,7 +76,7 @@ def windows(
             yield Window(start, rows, work(batch, rows, unresized), unresized)
             start += len(batch)
         return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="clipfast-inputs")
+    pool = ThreadPoolExecutor(workers, "clipfast-inputs", on_callers_streams())
     pending: deque[tuple[torch.Tensor, Unresized | None, list[Future[list[Outcome]]]]] = deque()
     try:
         while True:

@@ -27,9 +27,12 @@ std::string device_reason(int device) {
     }
     cudaDeviceProp properties;
     error = cudaGetDeviceProperties(&properties, device);
-    if (error == cudaSuccess) error = cudaSetDevice(device);
+    int before = device;
+    if (error == cudaSuccess) error = cudaGetDevice(&before);
+    if (error == cudaSuccess && before != device) error = cudaSetDevice(device);
     cudaFuncAttributes attributes;
     if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, probe);
+    if (before != device) cudaSetDevice(before);
     if (error == cudaSuccess) return "";
     const std::string architecture =
         "sm_" + std::to_string(properties.major) + std::to_string(properties.minor);

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from clipfast.device.graphs import Graphs
 from clipfast.device.host import HostEvent, HostLayer, HostStream
+from clipfast.device.layer import Graph
 
 SHAPE = (2,)
 BUCKETS = (1, 2, 4, 8)
@@ -133,7 +136,29 @@ def test_released_graphs_are_captured_again() -> None:
     assert layer.calls["capture"] == 2
 
 
-def test_other_errors_of_a_capture_are_not_hidden() -> None:
+class Refusing(HostLayer):
+    """Captures nothing, as a device does that another thread waits for."""
+
+    def capture(self, work: Callable[[], torch.Tensor], pool: object) -> tuple[Graph, torch.Tensor]:
+        self.calls["capture"] += 1
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+
+def test_a_refused_capture_costs_no_row_is_logged_and_tried_once_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    layer = Refusing()
+    captured = graphs(layer, Encoder())
+    for start in range(4):
+        rows = captured.run(pixels(3, start), normalize=False)
+        assert torch.equal(rows, pixels(3, start).float() * 2)
+    assert (captured.sizes, layer.calls["capture"], layer.device_bytes) == ([], 2, 0)
+    assert [record.getMessage() for record in caplog.records] == [
+        "cpu took no graph of 4: operation failed due to a previous error during capture"
+    ] * 2
+
+
+def test_errors_of_the_kernels_themselves_are_not_hidden() -> None:
     def broken(pixels: torch.Tensor, normalize: bool) -> torch.Tensor:
         raise RuntimeError("operation not permitted when stream is capturing")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from dataclasses import replace
 from functools import cache
@@ -404,3 +405,20 @@ def test_a_device_that_cannot_resize_says_why() -> None:
         other = TowerEncoder(config, encoder.parameters, ops, encoder.device)
         with pytest.raises(UnsupportedError, match=why):
             Engine(other, load_tokenizer(), layer=HostLayer(), device_resize=True)
+
+
+def test_an_engine_that_is_dropped_gives_its_memory_back_at_once() -> None:
+    """Garbage that waits for a collection would keep a GPU's memory, and destroy graphs while others are captured."""
+    layer = HostLayer()
+    device = engine(layer)
+    encode_images(device, pixels())
+    encode_images(device, list(pixels(3)))
+    encode_texts(device, ["a dog", "a cat"])
+    device.describe()
+    assert layer.device_bytes > 0
+    gc.disable()
+    try:
+        del device
+        assert (layer.device_bytes, layer.host_bytes) == (0, 0)
+    finally:
+        gc.enable()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -89,3 +92,55 @@ def test_images_of_the_device_stay_there(weights: Weights, device: torch.device)
     stream.synchronize()
     assert torch.equal(rows, again)
     assert torch.equal(rows.cpu(), encode_images(ours, pixels))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_rows_of_normalised_images_on_the_host_come_back(
+    weights: Weights, device: torch.device
+) -> None:
+    ours = engine(weights, device, layer_of(device))
+    images = torch.randn(3, 3, 64, 64)
+    assert encode_images(ours, images).device.type == "cpu"
+    assert encode_images(ours, list(images)).device.type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_images_are_read_after_the_callers_stream_has_written_them(
+    weights: Weights, device: torch.device
+) -> None:
+    ours = engine(weights, device, layer_of(device))
+    pixels = torch.randint(0, 256, (7, 3, 64, 64), dtype=torch.uint8).to(device)
+    expected = encode_images(ours, list(pixels))
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda._sleep(200_000_000)  # noqa: SLF001
+        late = [image.clone() for image in pixels]
+        rows = encode_images(ours, late)
+    assert torch.equal(rows, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_capture_that_another_thread_breaks_costs_no_row_and_no_other_graph(
+    weights: Weights, device: torch.device
+) -> None:
+    ours = engine(weights, device, layer_of(device))
+    pixels = torch.randint(0, 256, (40, 3, 64, 64), dtype=torch.uint8)
+    expected = encode_images(exact(weights), pixels)
+    stop = threading.Event()
+
+    def wait_for_the_device() -> None:
+        while not stop.is_set():
+            torch.cuda.synchronize()
+
+    with ThreadPoolExecutor(1) as others:
+        waiting = others.submit(wait_for_the_device)
+        try:
+            for count in (1, 2, 4, 8, 40):
+                assert_close(encode_images(ours, pixels[:count].to(device)), expected[:count])
+        finally:
+            stop.set()
+        # In an active capture, waiting for the device is the error that the other thread sees.
+        waiting.exception()
+    assert_close(encode_images(ours, pixels.to(device)), expected)
