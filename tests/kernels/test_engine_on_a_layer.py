@@ -114,7 +114,7 @@ def test_images_are_read_after_the_callers_stream_has_written_them(
     pixels = torch.randint(0, 256, (7, 3, 64, 64), dtype=torch.uint8).to(device)
     expected = encode_images(ours, list(pixels))
     with torch.cuda.stream(torch.cuda.Stream()):
-        torch.cuda._sleep(200_000_000)  # noqa: SLF001
+        torch.cuda._sleep(200_000_000)
         late = [image.clone() for image in pixels]
         rows = encode_images(ours, late)
     assert torch.equal(rows, expected)
