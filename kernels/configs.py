@@ -202,3 +202,38 @@ POOL_KEYS, POOL_WARPS = 32, 2
 
 # ---- similarity's second step, bound by bandwidth: 4 fp32 logits a thread, 16 bytes at a time ------------------------
 SOFTMAX_KEYS, SOFTMAX_WARPS = 1024, 8
+
+
+# ---- linear_split: family -> tile, programs of it on one multiprocessor, clocks of a block of its depth -------------
+@dataclass(frozen=True)
+class Split:
+    """A product whose depth is divided into so many parts."""
+
+    tile: Tile
+    parts: int
+
+
+# 64 x 64: one wgmma high, light enough for two of its programs, which wait for memory most of the time.
+SPLIT: dict[int, tuple[Tile, int]] = {
+    80: (Tile(64, 64, 64, 4, 4), 2),  # 4 buffers x 16 KB of 163 KB
+    89: (Tile(64, 64, 64, 4, 3), 1),  # 3 buffers x 16 KB of 99 KB
+    90: (Tile(64, 64, 64, 4, 6), 2),  # 6 buffers x 16 KB of 227 KB
+    100: (Tile(64, 64, 64, 4, 6), 2),
+    120: (Tile(64, 64, 64, 4, 3), 1),  # as 89
+}
+# The second kernel, its launch and the way of the parts through L2 last as long as so many blocks of the depth: 2 us at
+# 280 clocks a block.
+SPLIT_COSTS = 12
+MOST_PARTS = 8
+
+
+def linear_split(
+    bits: int, rows: int, columns: int, depth: int, hardware: Hardware
+) -> Split | None:
+    """How to divide the depth of a product; None where one kernel is as fast."""
+    tile, resident = SPLIT[hardware.family]
+    tiles, blocks = triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n), depth // tile.k
+    parts = min(MOST_PARTS, resident * hardware.multiprocessors // tiles)
+    if bits != 16 or parts < 2 or blocks - blocks / parts <= SPLIT_COSTS:
+        return None
+    return Split(tile, parts)

@@ -22,7 +22,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from clipfast.errors import ConfigurationError
-from clipfast.kernels.configs import GROUP_M, Hardware, Tile, hardware_of, linear_tile
+from clipfast.kernels.configs import GROUP_M, Hardware, Tile, hardware_of, linear_split, linear_tile
 from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
 from clipfast.kernels.operands import (
     check_matrix,
@@ -208,13 +208,19 @@ def linear(
         raise ConfigurationError(f"activation={activation!r}; expected one of {ACTIVATIONS}")
     y = flat_output(out, x, (rows, columns), x.dtype if residual is None else residual.dtype)
     hardware = hardware or hardware_of(x.device)
-    tile = linear_tile(x.dtype.itemsize * 8, rows, columns, hardware)
-    sums = None
-    if return_sums:
-        sums = x.new_empty(rows, 2 * triton.cdiv(columns, tile.n), dtype=torch.float32)
+    bits = x.dtype.itemsize * 8
+    tile = linear_tile(bits, rows, columns, hardware)
+    split = linear_split(bits, rows, columns, depth, hardware)
+    parts = triton.cdiv(columns, tile.n) if split is None else 1
+    sums = x.new_empty(rows, 2 * parts, dtype=torch.float32) if return_sums else None
+    outputs, operands = (y, copy, sums), (x, weight, bias, residual, row_sums)
     if rows and columns:
-        operands = (x, weight, bias, residual, row_sums)
-        _launch(tile, hardware, y, copy, sums, *operands, activation=activation, eps=eps)
+        if split is None:
+            _launch(tile, hardware, *outputs, *operands, activation=activation, eps=eps)
+        else:
+            from clipfast.kernels.linear_split import launch_split
+
+            launch_split(split, hardware, *outputs, *operands, activation=activation, eps=eps)
     return y, sums
 
 

@@ -13,11 +13,13 @@ from benchmarks.compiled.triton_cases import Case
 from benchmarks.compiled.triton_kernels import SHARED_LIMIT, Compiled
 
 # Kernels of rows, without a product of matrices.
-ROW_KERNELS = {"_layer_norm_kernel", "_attention_pool_kernel", "_softmax_kernel"}
+ROW_KERNELS = {"_layer_norm_kernel", "_attention_pool_kernel", "_softmax_kernel", "_sum_kernel"}
 # Kernels whose tiles the tensor memory accelerator carries, where there is one.
 TILED_KERNELS = {"_linear_kernel", "_linear_8bit_kernel"}
 # Kernels that are launched while the one before still runs, where the architecture can.
-DEPENDENT_KERNELS = TILED_KERNELS | {"_attention_kernel", "_layer_norm_kernel"}
+DEPENDENT_KERNELS = TILED_KERNELS | {
+    "_attention_kernel", "_layer_norm_kernel", "_partial_kernel", "_sum_kernel",
+}  # fmt: skip
 # Whatever reads or writes global memory, prefetches of it included; descriptors are parameters.
 _GLOBAL = re.compile(r"\b(?:ld|st|red|atom|prefetch)\S*\.global\b|\bcp\.async\.\S*(?:global|bulk)")
 _WAIT, _BLOCK = "griddepcontrol.wait", re.compile(r"^\$L__BB\S*:")

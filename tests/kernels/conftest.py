@@ -24,6 +24,7 @@ KERNELS = (
     "layer_norm",
     "linear",
     "linear_8bit",
+    "linear_split",
     "patch_embed",
     "similarity",
     "top_k",
