@@ -54,8 +54,8 @@ bench-check: $(STAMP)-bench  ## compare with this machine's committed results
 	$(BIN)/python -m pytest benchmarks --bench-check $(CELLS)
 
 # The system's Python, its packages and this machine's GPU as they are; nothing is downloaded.
-gpu:  ## parity, then timings, on this machine's GPU: OUT=dir [ONLY=section]
-	$(PYTHON) -m benchmarks.gpu --out $(OUT) $(if $(ONLY),--only $(ONLY))
+gpu:  ## parity, then timings, on this machine's GPU: OUT=dir [ONLY=a,b] [MINUTES=9]
+	$(PYTHON) -m benchmarks.gpu --out $(OUT) $(if $(ONLY),--only $(ONLY)) $(if $(MINUTES),--minutes $(MINUTES))
 
 # libgomp stays out of the wheel: auditwheel would rename its copy, and the process would run two OpenMP thread pools,
 # torch's and ours, on the same cores. torch brings libgomp.so.1 and is always imported first.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 
@@ -23,16 +23,19 @@ def library_towers(
     config: ModelConfig,
     dtype: torch.dtype,
     device: torch.device,
+    without: Sequence[str] = (),
 ) -> dict[str, torch.nn.Module | str]:
     """Library -> its eager tower in `dtype` on the device, or a sentence that says why there is none.
 
     Args:
         which: "vision", (B, 3, R, R) normalised pixels in `dtype` -> (B, E) unit rows; or "text", (B, L) int64 ids,
             padded -> (B, E) unit rows.
+        without: libraries that are not asked for.
     """
     return {
         library: _tower(library, make, which, weights, config, dtype, device)
         for library, make in (VISION if which == "vision" else TEXT).items()
+        if library not in without
     }
 
 

@@ -1,6 +1,8 @@
-"""The engine's rows of a committed gpu.json as a README table and a latency-throughput plot; nothing is measured here.
+"""The engine's rows of a gpu.json, or of several runs', as a README table and a latency-throughput plot; nothing is
+measured here.
 
 python -m benchmarks.gpu.table benchmarks/results/h100.gpu.json [--plot gpu.png]
+python -m benchmarks.gpu.table first/gpu.json second/gpu.json --merged benchmarks/results/h100.gpu.json
 """
 
 from __future__ import annotations
@@ -11,10 +13,13 @@ import math
 import re
 import sys
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.gpu.results import merged, write
 
 NOT_MEASURED = "not measured"
 _CELL = re.compile(r"(?P<model>\S+) batch (?P<batch>\d+), (?P<contestant>.+)")
@@ -131,12 +136,15 @@ def _axis(values: list[float], low: int, high: int) -> Any:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(description="table and plot of a gpu.json")
-    parser.add_argument("results", type=Path)
+    parser.add_argument("results", type=Path, nargs="+", help="of one device, in order")
+    parser.add_argument("--merged", type=Path, help="where their rows go, together")
     parser.add_argument("--plot", type=Path, help="where the plot goes")
     parser.add_argument("--model", default="ViT-L-14", help="of the plot")
     options = parser.parse_args(arguments)
-    results = json.loads(options.results.read_text())
+    results = reduce(merged, (json.loads(path.read_text()) for path in options.results))
     print(table(results))
+    if options.merged is not None:
+        write(results, options.merged)
     if options.plot is not None:
         plot(results, options.model).save(options.plot)
     return 0

@@ -76,3 +76,21 @@ def test_command(
     assert main([str(tmp_path / "gpu.json"), "--plot", str(tmp_path / "gpu.png")]) == 0
     assert "| ViT-L-14 | 49 | 3,920 |" in capsys.readouterr().out
     assert (tmp_path / "gpu.png").stat().st_size > 1000
+
+
+def test_command_puts_runs_together(results: dict[str, Any], tmp_path: Path) -> None:
+    results["runs"] = [{}]
+    engine = results["sections"]["engine"]
+    engine |= {"ok": True, "tasks": [], "rows": [{**row, "run": 0} for row in engine["rows"]]}
+    again = json.loads(json.dumps(results))
+    again["sections"]["engine"]["rows"] = [{**row("ViT-L-14 batch 1, timm", 1.0, 1000), "run": 0}]
+    paths = [tmp_path / name for name in ("first.json", "second.json", "merged.json")]
+    for path, written in zip(paths, (results, again), strict=False):
+        path.write_text(json.dumps(written))
+    assert main([*map(str, paths[:2]), "--merged", str(paths[2])]) == 0
+    whole = json.loads(paths[2].read_text())
+    assert [cell.contestant for cell in cells(whole) if cell.batch == 1] == [
+        "clipfast bf16",
+        "timm",
+    ]
+    assert len(whole["runs"]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,8 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu.context import Context, run_tool
-from benchmarks.gpu.runner import SECTIONS, build_name, run_section, run_sections, table
+from benchmarks.gpu import build, contestants
+from benchmarks.gpu.build import build_name, ensure_built
+from benchmarks.gpu.cell import Cell
+from benchmarks.gpu.contestants import Contestants
+from benchmarks.gpu.context import Context
+from benchmarks.gpu.plan import PEERS, SECTIONS, Choice, Task
+from benchmarks.gpu.processes import Finished, run, run_tool
+from benchmarks.gpu.results import summary
+from benchmarks.gpu.runner import run_section, run_tasks
+from benchmarks.gpu.sections.parity import side_by_side, tool_options
+from benchmarks.work import pixels
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,45 +38,126 @@ def section(*rows: dict[str, object], then: str = "") -> list[str]:
     return [sys.executable, "-c", program]
 
 
-def test_sections_run_in_order_and_are_flushed_as_they_end(tmp_path: Path) -> None:
+def in_order(commands: dict[str, list[str]], out: Path, seconds: float = 60.0):
+    """The commands as tasks of one weight each: entries, and which there were at each flush."""
     flushed: list[list[str]] = []
+    entries = run_tasks(
+        [Task(name, 1.0) for name in commands],
+        lambda task: commands[task.section],
+        out,
+        time.monotonic() + seconds,
+        lambda so_far: flushed.append(list(so_far)),
+    )
+    return entries, flushed
+
+
+def test_sections_run_in_order_and_are_flushed_as_they_end(tmp_path: Path) -> None:
     sections = {
         "first": section({"name": "a", "ms": 1.5}),
         "broken": section({"name": "b"}, then="raise RuntimeError('an illegal memory access')"),
         "killed": section({"name": "c"}, then="os.abort()"),
         "wrong": section({"name": "d", "ok": False}),
-        "last": section(),
+        "warned": section(then="print('W: recompile_limit reached', file=sys.stderr)"),
     }
-    deadline = time.monotonic() + 60
-    results = run_sections(
-        sections, tmp_path, deadline, lambda so_far: flushed.append(list(so_far))
-    )
+    entries, flushed = in_order(sections, tmp_path)
     assert flushed == [list(sections)[: count + 1] for count in range(5)]
-    assert [entry["ok"] for entry in results.values()] == [True, False, False, False, True]
-    assert "illegal memory access" in results["broken"]["said"]
-    assert [row["name"] for row in results["killed"]["rows"]] == ["c"]
-    printed = table(results)
+    assert [entry["ok"] for entry in entries.values()] == [True, False, False, False, True]
+    assert "illegal memory access" in entries["broken"]["tasks"][0]["said"]
+    assert entries["warned"]["tasks"][0]["warned"] == "W: recompile_limit reached"
+    assert [row["name"] for row in entries["killed"]["rows"]] == ["c"]
+    printed = summary({"sections": entries})
     assert "broken: FAILED" in printed
     assert "RuntimeError: an illegal memory access" in printed
-    assert "FAILED d" in printed
+    assert "d: FAILED" in printed
     assert "a: ms 1.5" in printed
-    json.dumps(results)
+    json.dumps(entries)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_rows_are_flushed_while_a_section_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.gpu.processes._LOOK", 0.2)
+    seen: list[list[str]] = []
+    run_tasks(
+        [Task("slow", 1.0)],
+        lambda _: section({"name": "a"}, then="time.sleep(1.5)"),
+        tmp_path,
+        time.monotonic() + 60,
+        lambda entries: seen.append([row["name"] for row in entries["slow"]["rows"]]),
+    )
+    assert len(seen) > 2
+    assert seen[-2] == ["a"]
+
+
+def test_a_task_is_tried_again_without_what_lost_the_device(tmp_path: Path) -> None:
+    lost = {"name": "x batch 1, clipfast fp8", "ok": False, "said": "lost", "lost": "clipfast fp8"}
+    tried: list[tuple[str, ...]] = []
+
+    def command(task: Task) -> list[str]:
+        assert task.choice is not None
+        tried.append(task.choice.without)
+        if task.choice.without:
+            return section({"name": "x batch 1, clipfast bf16", "ms": 1.0})
+        return section(lost, then="raise RuntimeError('CUDA error')")
+
+    task = Task("engine", 1.0, Choice("x", (1,)))
+    entries = run_tasks([task], command, tmp_path, time.monotonic() + 60, lambda _: None)
+    assert tried == [(), ("clipfast fp8",)]
+    assert [row["name"].split(", ")[1] for row in entries["engine"]["rows"]] == [
+        "clipfast fp8",
+        "clipfast bf16",
+    ]
+    assert not entries["engine"]["ok"]
+
+
 def test_what_time_does_not_allow_is_not_reached(tmp_path: Path) -> None:
-    entry = run_sections({"late": section()}, tmp_path, time.monotonic() - 1, lambda _: None)
-    assert entry["late"]["said"] == "not reached"
-    assert not entry["late"]["ok"]
+    entries, _ = in_order({"late": section()}, tmp_path, seconds=-1.0)
+    assert entries["late"]["tasks"][0]["said"] == "not reached"
+    assert not entries["late"]["ok"]
 
 
 def test_a_section_past_its_time_is_stopped_and_keeps_whole_rows(tmp_path: Path) -> None:
     cut = "file = open(sys.argv[2], 'a'); file.write('{\\'name'); file.flush(); time.sleep(60)"
     command = [*section({"name": "a"}, then=cut), "--rows", str(tmp_path / "rows")]
-    entry = run_section(command, tmp_path / "rows", 1.0)
+    entry = run_section(command, tmp_path / "rows", 1.0, lambda _: None)
     assert entry["rows"] == [{"name": "a"}]
     assert entry["said"] == "stopped after 1 s"
     assert not entry["ok"]
+
+
+def is_alive(process: int) -> bool:
+    """Whether it runs: one that nobody waited for has ended too."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["stopped", "ended"])
+def test_what_a_program_leaves_behind_is_ended_with_it(tmp_path: Path, ends: bool) -> None:
+    child = tmp_path / "child"
+    program = (
+        "import subprocess, sys, time; "
+        "at = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
+        f"open({str(child)!r}, 'w').write(str(at.pid)); {'' if ends else 'time.sleep(60)'}"
+    )
+    done = run([sys.executable, "-c", program], 60.0 if ends else 2.0)
+    assert done.status == (0 if ends else None)
+    assert done.seconds < 30
+    time.sleep(0.2)
+    assert not is_alive(int(child.read_text()))
+
+
+def test_a_section_that_is_stopped_ends_its_tools_first(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    tool = f"import os, time; open({str(child)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    program = (
+        "from benchmarks.gpu.processes import end_with_programs, run_tool; import sys; "
+        f"end_with_programs(); run_tool([sys.executable, '-c', {tool!r}], 60.0)"
+    )
+    assert run([sys.executable, "-c", program], 3.0, cwd=ROOT).status is None
+    assert not is_alive(int(child.read_text()))
 
 
 @pytest.mark.parametrize(
@@ -74,6 +165,32 @@ def test_a_section_past_its_time_is_stopped_and_keeps_whole_rows(tmp_path: Path)
 )
 def test_a_device_is_built_for_by_its_full_name(capability: tuple[int, int], name: str) -> None:
     assert build_name(*capability) == name
+
+
+@pytest.mark.parametrize(
+    ("probe", "built", "outcome", "ok"),
+    [
+        (Finished(0, "80;90a", 1.0), None, "as found, built for 80;90a", True),
+        (Finished(0, "80", 1.0), Finished(0, "", 9.0), "what was found is built for 80", True),
+        (
+            Finished(1, "No module named x", 1.0),
+            Finished(1, "nvcc", 9.0),
+            "the build failed",
+            False,
+        ),
+        (Finished(0, "", 1.0), Finished(None, "", 180.0), "stopped after 180 s", False),
+    ],
+    ids=["found", "other", "fails", "late"],
+)
+def test_the_module_is_built_only_where_none_fits(
+    monkeypatch: pytest.MonkeyPatch, probe: Finished, built: Finished | None, outcome: str, ok: bool
+) -> None:
+    outcomes = [probe, built]
+    monkeypatch.setattr(build, "run", lambda *_, **__: outcomes.pop(0))
+    row = ensure_built("90a")
+    assert outcome in row["outcome"]
+    assert row["ok"] == ok
+    assert outcomes == ([None] if built is None else [])
 
 
 def test_a_rehearsal_has_no_figures() -> None:
@@ -86,7 +203,7 @@ def test_a_rehearsal_has_no_figures() -> None:
         ("print('fine')", "ok"),
         ("raise SystemExit(3)", "failed"),
         ("print('==ERROR== ERR_NVGPUCTRPERM'); raise SystemExit(1)", "not available here"),
-        ("import time; time.sleep(30)", "not reached"),
+        ("import time; print('a test', flush=True); time.sleep(30)", "not reached"),
     ],
 )
 def test_tools_that_work_fail_are_refused_or_take_too_long(code: str, outcome: str) -> None:
@@ -94,10 +211,54 @@ def test_tools_that_work_fail_are_refused_or_take_too_long(code: str, outcome: s
     row = run_tool([sys.executable, "-c", code], seconds)
     assert row["outcome"] == outcome
     assert row.get("ok", True) == (outcome != "failed")
+    assert outcome != "not reached" or row["said"].startswith("a test\n")
 
 
 def test_a_tool_that_is_missing_is_not_available_here() -> None:
     assert run_tool(["no-such-sanitizer"], 1.0)["outcome"] == "not available here"
+
+
+def test_tools_see_this_checkout_before_what_was_carried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/carried")
+    environment = tool_options(PYTORCH_NO_CUDA_MEMORY_CACHING="1")["env"]
+    assert environment["PYTHONPATH"] == f"{ROOT}{os.pathsep}/carried"
+    assert environment["OMP_NUM_THREADS"] == "2"
+    assert environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] == "1"
+
+
+def test_rows_of_jobs_come_as_they_are_known() -> None:
+    def job(name: str, seconds: float) -> dict[str, str]:
+        time.sleep(seconds)
+        return {"name": name}
+
+    jobs = [lambda: job("slow", 0.5), lambda: job("quick", 0.0)]
+    rows = side_by_side(jobs, 2)
+    assert [next(rows)["name"], next(rows)["name"]] == ["quick", "slow"]
+
+
+def test_a_precision_that_cannot_be_made_costs_the_others_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_: object) -> None:
+        raise RuntimeError("no such codes")
+
+    monkeypatch.setattr(contestants, "parameters_in_8_bits", refused)
+    without = ("clipfast fp16", "transformers", "timm", "open_clip")
+    entrants = Contestants(Choice("tiny", (1,), ("fp16", "int8"), without), context())
+    calls = entrants.images(pixels(1, 64)).calls
+    assert set(calls) == {"clipfast int8", "torch eager"}
+    exact = entrants.exact_images(pixels(1, 64))
+    rows = Cell(context(), "tiny batch 1", exact, lambda *_: {}).contest(calls)
+    ours, eager = rows
+    assert (ours["ok"], ours["said"]) == (False, "RuntimeError: no such codes")
+    assert eager["ok"]
+
+
+def test_what_has_no_8_bit_form_is_not_measured() -> None:
+    entrants = Contestants(Choice("tiny-resnet", (1,), ("fp8",), PEERS), context())
+    calls = entrants.images(pixels(1, 64)).calls
+    assert calls == {"clipfast fp8": "convolutions have no 8-bit form"}
+    assert not entrants.has_fp8
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -109,14 +270,33 @@ def test_without_a_gpu_nothing_is_measured_and_no_file_is_written(tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
-def test_a_rehearsal_runs_every_section_on_the_cpu(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--out", str(tmp_path)]
+def rehearse(out: Path, *options: str) -> dict:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--out", str(out), *options]
     said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert said.returncode == 0, said.stdout + said.stderr
-    whole = json.loads((tmp_path / "gpu.json").read_text())
+    assert [path.name for path in out.iterdir()] == ["gpu.json"]
+    return json.loads((out / "gpu.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_rehearsal_runs_every_section_on_the_cpu(tmp_path: Path) -> None:
+    whole = rehearse(tmp_path, "--minutes", "40")
     assert whole["rehearsal"]
     assert list(whole["sections"]) == list(SECTIONS)
     rows = [row for entry in whole["sections"].values() for row in entry["rows"]]
-    assert len(rows) > 15
+    assert len(rows) > 40
     assert not any("ms" in key for row in rows for key in row)
+    assert {"tiny batch 2, torch.compile", "tiny 3 captions, torch.compile"} <= {
+        row["name"] for row in rows if "cosine" in row
+    }
+
+
+@pytest.mark.slow
+def test_a_second_rehearsal_continues_the_first(tmp_path: Path) -> None:
+    options = ("--only", "engine", "--minutes", "10", "--no-compile", "--cells")
+    rehearse(tmp_path, *options, "tiny:1,2")
+    whole = rehearse(tmp_path, *options, "tiny:2,3")
+    rows = whole["sections"]["engine"]["rows"]
+    ours = {row["name"]: row["run"] for row in rows if row["name"].endswith("clipfast fp16")}
+    assert ours == {f"tiny batch {n}, clipfast fp16": run for n, run in ((1, 0), (2, 1), (3, 1))}
+    assert len(whole["runs"]) == 2

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.exc import FailOnRecompileLimitHit
 
+from benchmarks.gpu import programs
 from benchmarks.gpu.libraries import TEXT, VISION, library_towers
 from benchmarks.gpu.towers import ResNetTower, ScaledLayer, TextTower, VisionTower, narrowed
 from clipfast.config import ModelConfig
@@ -70,3 +73,46 @@ def test_scaled_layer_holds_the_weight_in_8_bits() -> None:
     back = layer.weight.float() * layer.scale.T
     assert layer.weight.dtype == torch.float8_e4m3fn
     assert ((back - weight).abs() <= weight.abs() / 16 + 1e-3).all()
+
+
+@pytest.fixture
+def compiler() -> Iterator[None]:
+    """torch's compiler with nothing compiled, and as it was afterwards."""
+    limits = torch._dynamo.config
+    programs.forget()
+    with limits.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):
+        yield
+    programs.forget()
+
+
+@pytest.mark.usefixtures("compiler")
+def test_no_program_runs_eagerly_past_the_compiler_s_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "LIMIT", 2)
+    config = tiny(layers=1)
+    plain = narrowed(random_weights(config, seed=0), torch.float32, CPU)
+    tower = VisionTower(plain, config)
+
+    def is_right(batch: int) -> bool:
+        one = programs.compiled(VisionTower, programs.DEFAULT, plain, config, backend="eager")
+        pixels = torch.randn(batch, 3, 64, 64)
+        return torch.allclose(one(pixels), tower(pixels), atol=1e-6)
+
+    assert is_right(1)
+    assert is_right(2)
+    with pytest.raises(FailOnRecompileLimitHit):
+        is_right(3)
+    programs.forget()  # as every cell does
+    assert is_right(3)
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize(
+    "tower", [VisionTower, TextTower, pytest.param(ResNetTower, marks=pytest.mark.slow)]
+)
+def test_towers_are_compiled_whole(tower: type[torch.nn.Module]) -> None:
+    config = tiny_resnet() if tower is ResNetTower else tiny(layers=1)
+    plain = narrowed(random_weights(config, seed=0), torch.float32, CPU)
+    values = ids() if tower is TextTower else torch.randn(2, 3, 64, 64)
+    whole = programs.compiled(tower, programs.DEFAULT, plain, config, backend="eager")
+    with torch.inference_mode():
+        assert torch.allclose(whole(values), tower(plain, config)(values), atol=1e-5)

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.context import Context, Row, measure_ceilings
+from benchmarks.gpu.cell import device_is_lost
+from benchmarks.gpu.context import Context, Row, ceiling_rows, measure_ceilings
 from benchmarks.gpu.sections.cuda_cells import Call, Cell, cells
 from tests.cuda.machine import machine, missing_device
 from tests.tolerances import CUDA_COSINE
@@ -26,16 +27,17 @@ def run(context: Context) -> Iterator[Row]:
         return
     limits = measure_ceilings(context)
     if not context.rehearsal:
-        yield {"name": "torch.matmul 8192^3 bf16", "TFLOPS": round(limits["flops"] / 1e12)}
-        yield {"name": "copy of 1 GiB", "GBps": round(limits["bytes"] / 1e9)}
+        yield from ceiling_rows(limits)
     for cell in cells(context, machine()):
-        if context.seconds_left() < 30 and not context.rehearsal:
+        if context.seconds_left() < 10:
             yield {"name": cell.name, "outcome": "not reached"}
             continue
         try:
             yield _measure(cell, context, limits)
         except RuntimeError as error:
             yield {"name": cell.name, "ok": False, "said": str(error)[-2000:]}
+            if device_is_lost(error):
+                raise
 
 
 def _measure(cell: Cell, context: Context, limits: dict[str, float]) -> Row:

@@ -1,17 +1,19 @@
-"""Are the kernels right on this device: their own tests, launched for real, and once more under the sanitizer."""
+"""Are the kernels right on this device: their own tests, launched for real."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.context import Context, Row, run_tool
+from benchmarks.gpu.build import ROOT
+from benchmarks.gpu.context import Context, Row
+from benchmarks.gpu.processes import run_tool
 
-ROOT = Path(__file__).parents[3]
 # The project's own options name plugins that a bare machine does not have.
 PYTEST = [
     sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(ROOT),
@@ -21,26 +23,31 @@ SECONDS = 240.0
 WITHOUT_DEVICE = ("test_compile_report", "test_gpu_runner", "test_gpu_towers", "test_sources")
 
 
-def run(context: Context) -> list[Row]:
-    """Each file of tests/kernels in a process of its own, side by side, since compiling is what takes the time;
-    then the tests that write beside canaries under compute-sanitizer. A rehearsal only imports them."""
-    files = sorted((ROOT / "tests" / "kernels").glob("test_*.py"))
-    files = [file for file in files if file.stem not in WITHOUT_DEVICE]
+def run(context: Context) -> Iterator[Row]:
+    """Each file of tests/kernels in a process of its own, side by side, since compiling is what takes the time. A
+    rehearsal only imports them."""
     chosen = ["--collect-only"] if context.rehearsal else []
-    seconds = min(SECONDS, context.seconds_left())
-    with ThreadPoolExecutor(2 if context.rehearsal else len(files)) as pool:
-        rows = list(pool.map(lambda file: run_tests(file, chosen, seconds), files))
-    if context.rehearsal:
-        return rows
-    sanitizer = ["compute-sanitizer", "--error-exitcode", "9", "--tool", "memcheck"]
-    command = [*sanitizer, *PYTEST, *map(str, files), "-k", "nothing_else"]
-    memcheck = run_tool(command, min(45.0, context.seconds_left()), **tool_options())
-    return [*rows, {"name": "compute-sanitizer memcheck", **memcheck}]
+    jobs = [lambda file=file: run_tests(file, chosen, SECONDS, context) for file in files()]
+    yield from side_by_side(jobs, 2 if context.rehearsal else len(jobs))
 
 
-def run_tests(file: Path, chosen: list[str], seconds: float) -> Row:
-    """What pytest says of a file: its outcome, and how many passed, failed and were skipped."""
-    row = run_tool([*PYTEST, str(file), *chosen], seconds, **tool_options())
+def files() -> list[Path]:
+    """Of the tests that ask the device something."""
+    found = sorted((ROOT / "tests" / "kernels").glob("test_*.py"))
+    return [file for file in found if file.stem not in WITHOUT_DEVICE]
+
+
+def side_by_side(jobs: Sequence[Callable[[], Row]], workers: int) -> Iterator[Row]:
+    """Each job's row as soon as it is known."""
+    with ThreadPoolExecutor(workers) as pool:
+        for done in as_completed([pool.submit(job) for job in jobs]):
+            yield done.result()
+
+
+def run_tests(file: Path, chosen: list[str], seconds: float, context: Context) -> Row:
+    """What pytest says of a file, in `seconds` or what is left: its outcome, and how many passed, failed, skipped."""
+    limit = min(seconds, context.seconds_left())
+    row = run_tool([*PYTEST, str(file), *chosen], limit, **tool_options())
     counts = re.findall(r"(\d+) (passed|failed|skipped|errors?)\b", row["said"])
     return {
         "name": file.stem,
@@ -50,6 +57,8 @@ def run_tests(file: Path, chosen: list[str], seconds: float) -> Row:
     }
 
 
-def tool_options() -> dict[str, Any]:
-    """Where a program runs that imports this checkout."""
-    return {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+def tool_options(**environment: str) -> dict[str, Any]:
+    """Where a program runs that imports this checkout, beside others that do."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "2"}
+    return {"cwd": ROOT, "env": {**os.environ, **own, **environment}}
