@@ -12,17 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import build, contestants
+from benchmarks.gpu import build
 from benchmarks.gpu.build import build_name, ensure_built
-from benchmarks.gpu.cell import Cell
-from benchmarks.gpu.contestants import Contestants
 from benchmarks.gpu.context import Context
-from benchmarks.gpu.plan import PEERS, SECTIONS, Choice, Task
-from benchmarks.gpu.processes import Finished, run, run_tool
+from benchmarks.gpu.plan import SECTIONS, Choice, Task
+from benchmarks.gpu.processes import Finished
 from benchmarks.gpu.results import summary
 from benchmarks.gpu.runner import run_section, run_tasks
 from benchmarks.gpu.sections.parity import side_by_side, tool_options
-from benchmarks.work import pixels
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,40 +123,6 @@ def test_a_section_past_its_time_is_stopped_and_keeps_whole_rows(tmp_path: Path)
     assert not entry["ok"]
 
 
-def is_alive(process: int) -> bool:
-    """Whether it runs: one that nobody waited for has ended too."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-@pytest.mark.parametrize("ends", [False, True], ids=["stopped", "ended"])
-def test_what_a_program_leaves_behind_is_ended_with_it(tmp_path: Path, ends: bool) -> None:
-    child = tmp_path / "child"
-    program = (
-        "import subprocess, sys, time; "
-        "at = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
-        f"open({str(child)!r}, 'w').write(str(at.pid)); {'' if ends else 'time.sleep(60)'}"
-    )
-    done = run([sys.executable, "-c", program], 60.0 if ends else 2.0)
-    assert done.status == (0 if ends else None)
-    assert done.seconds < 30
-    time.sleep(0.2)
-    assert not is_alive(int(child.read_text()))
-
-
-def test_a_section_that_is_stopped_ends_its_tools_first(tmp_path: Path) -> None:
-    child = tmp_path / "child"
-    tool = f"import os, time; open({str(child)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    program = (
-        "from benchmarks.gpu.processes import end_with_programs, run_tool; import sys; "
-        f"end_with_programs(); run_tool([sys.executable, '-c', {tool!r}], 60.0)"
-    )
-    assert run([sys.executable, "-c", program], 3.0, cwd=ROOT).status is None
-    assert not is_alive(int(child.read_text()))
-
-
 @pytest.mark.parametrize(
     ("capability", "name"), [((8, 0), "80"), ((8, 9), "89"), ((9, 0), "90a"), ((12, 0), "120a")]
 )
@@ -197,27 +160,6 @@ def test_a_rehearsal_has_no_figures() -> None:
     assert context().milliseconds(lambda: None) == {}
 
 
-@pytest.mark.parametrize(
-    ("code", "outcome"),
-    [
-        ("print('fine')", "ok"),
-        ("raise SystemExit(3)", "failed"),
-        ("print('==ERROR== ERR_NVGPUCTRPERM'); raise SystemExit(1)", "not available here"),
-        ("import time; print('a test', flush=True); time.sleep(30)", "not reached"),
-    ],
-)
-def test_tools_that_work_fail_are_refused_or_take_too_long(code: str, outcome: str) -> None:
-    seconds = 1.0 if outcome == "not reached" else 60.0
-    row = run_tool([sys.executable, "-c", code], seconds)
-    assert row["outcome"] == outcome
-    assert row.get("ok", True) == (outcome != "failed")
-    assert outcome != "not reached" or row["said"].startswith("a test\n")
-
-
-def test_a_tool_that_is_missing_is_not_available_here() -> None:
-    assert run_tool(["no-such-sanitizer"], 1.0)["outcome"] == "not available here"
-
-
 def test_tools_see_this_checkout_before_what_was_carried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/carried")
     environment = tool_options(PYTORCH_NO_CUDA_MEMORY_CACHING="1")["env"]
@@ -234,31 +176,6 @@ def test_rows_of_jobs_come_as_they_are_known() -> None:
     jobs = [lambda: job("slow", 0.5), lambda: job("quick", 0.0)]
     rows = side_by_side(jobs, 2)
     assert [next(rows)["name"], next(rows)["name"]] == ["quick", "slow"]
-
-
-def test_a_precision_that_cannot_be_made_costs_the_others_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def refused(*_: object) -> None:
-        raise RuntimeError("no such codes")
-
-    monkeypatch.setattr(contestants, "parameters_in_8_bits", refused)
-    without = ("clipfast fp16", "transformers", "timm", "open_clip")
-    entrants = Contestants(Choice("tiny", (1,), ("fp16", "int8"), without), context())
-    calls = entrants.images(pixels(1, 64)).calls
-    assert set(calls) == {"clipfast int8", "torch eager"}
-    exact = entrants.exact_images(pixels(1, 64))
-    rows = Cell(context(), "tiny batch 1", exact, lambda *_: {}).contest(calls)
-    ours, eager = rows
-    assert (ours["ok"], ours["said"]) == (False, "RuntimeError: no such codes")
-    assert eager["ok"]
-
-
-def test_what_has_no_8_bit_form_is_not_measured() -> None:
-    entrants = Contestants(Choice("tiny-resnet", (1,), ("fp8",), PEERS), context())
-    calls = entrants.images(pixels(1, 64)).calls
-    assert calls == {"clipfast fp8": "convolutions have no 8-bit form"}
-    assert not entrants.has_fp8
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

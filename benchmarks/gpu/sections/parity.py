@@ -20,7 +20,9 @@ PYTEST = [
     "--import-mode", "importlib", "-p", "no:cacheprovider", "-W", "ignore",
 ]  # fmt: skip
 SECONDS = 240.0
-WITHOUT_DEVICE = ("test_compile_report", "test_gpu_runner", "test_gpu_towers", "test_sources")
+WITHOUT_DEVICE = (
+    "test_compile_report", "test_gpu_contestants", "test_gpu_runner", "test_gpu_towers", "test_sources",
+)  # fmt: skip
 
 
 def run(context: Context) -> Iterator[Row]:
