@@ -82,7 +82,7 @@ def measure_ceilings(context: Context) -> dict[str, float]:
 
 
 def measure_fp8_ceiling(context: Context) -> float:
-    """What torch's own product of 8-bit floats with a scale for each row reaches here; NaN where it has none."""
+    """What torch's own product of 8-bit floats with a scale for each row reaches here; NaN where there is none."""
     if context.rehearsal or torch.cuda.get_device_capability() < (8, 9):
         return float("nan")
     shape = (_SIDE, _SIDE)
@@ -94,7 +94,10 @@ def measure_fp8_ceiling(context: Context) -> float:
             a, b.t(), scale_a=rows, scale_b=columns, out_dtype=torch.bfloat16, use_fast_accum=True
         )
 
-    return 2 * _SIDE**3 / (context.milliseconds(product, seconds=1.0)["ms"] / 1e3)
+    try:
+        return 2 * _SIDE**3 / (context.milliseconds(product, seconds=1.0)["ms"] / 1e3)
+    except RuntimeError:  # of a torch that has no such product for this device
+        return float("nan")
 
 
 def ceiling_rows(ceilings: dict[str, float]) -> list[Row]:

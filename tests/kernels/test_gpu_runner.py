@@ -196,6 +196,7 @@ def rehearse(out: Path, *options: str) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_rehearsal_runs_every_section_on_the_cpu(tmp_path: Path) -> None:
     whole = rehearse(tmp_path, "--minutes", "40")
     assert whole["rehearsal"]

@@ -81,7 +81,8 @@ def _figures(
     rate = batch * vision_flops(contestants.config) / (row["ms"] / 1e3)
     kind = "fp8 matmul" if "fp8" in name else "matmul"
     found: Row = {"items/s": round(1e3 * batch / row["ms"]), "TFLOPS": round(rate / 1e12, 1)}
-    found[f"of {kind}"] = f"{100 * rate / rates[kind]:.0f}%"
+    if not isnan(rates[kind]):
+        found[f"of {kind}"] = f"{100 * rate / rates[kind]:.0f}%"
     engine = contestants.engines.get(name.removeprefix("clipfast "))
     call = entrants.calls.get(name)
     if isinstance(engine, Engine) and call is not None and not isinstance(call, str):
