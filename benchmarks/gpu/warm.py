@@ -36,7 +36,10 @@ def compile_side_by_side(
         (program.name, replace(choice, batches=(batch,)))
         for batch in choice.batches
         for program in programs
+        if program.name not in choice.without
     ]
+    if not wanted:
+        return
     workers = min(len(wanted), AT_ONCE, max(1, len(os.sched_getaffinity(0)) // 2))
     started = time.monotonic()
 

@@ -52,7 +52,7 @@ def run(context: Context) -> Iterator[Row]:
         cell = Cell(context, name, exact[:batch], figures)
         yield from cell.contest(entrants.calls)
         reached[batch] = cell, entrants
-    if choice.compiled and reached:
+    if choice.compiled:
         yield from _compiled(choice, contestants, reached)
 
 
