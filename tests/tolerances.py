@@ -104,7 +104,7 @@ CPU_DEMO_POINTS = 0.005
 # int8 1 - 6.1e-4, 0.92; bfloat16 1 - 3.5e-5, 0.993 (e4m3 rounds 16 times as coarsely).
 EIGHT_BIT_TOWER_COSINE = 0.99
 EIGHT_BIT_TOWER_CENTRED = 0.85
-# 1 - cosine of fp8 towers whose sums of rows with one scale stay in an accumulator of 13 bits, over the same in float32.
+# 1 - cosine of fp8 towers, sums of rows with one scale in an accumulator of 13 bits, over the same with float32 sums.
 # Measured: 1.02; on B/32 with outliers 1.01 (1 - 7.5e-5, 1 - 7.4e-5).
 FP8_ACCUMULATION_COSTS = 1.1
 
