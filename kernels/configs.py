@@ -233,7 +233,7 @@ def linear_split(
     """How to divide the depth of a product; None where one kernel is as fast."""
     tile, resident = SPLIT[hardware.family]
     tiles, blocks = triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n), depth // tile.k
-    parts = min(MOST_PARTS, resident * hardware.multiprocessors // tiles)
+    parts = min(MOST_PARTS, resident * hardware.multiprocessors // max(1, tiles))
     if bits != 16 or parts < 2 or blocks - blocks / parts <= SPLIT_COSTS:
         return None
     return Split(tile, parts)
