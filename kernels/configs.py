@@ -1,8 +1,8 @@
 """Tile sizes as data: op, dtype, width and architecture -> the tiles to choose from, each with its reason.
 
-Nothing is tuned at run time. Where a table offers several tiles, they are ordered from the largest, and the first one
-that gives every multiprocessor a tile is taken: the work decides, not a timing. The tiles of one entry share the depth
-k, so that a row is summed in the same order whatever the batch.
+Nothing is tuned at run time. Where a table offers several tiles, they are ordered from the largest, and the one whose
+waves are estimated to take the fewest clocks is taken: the work decides, not a timing. The tiles of one entry share the
+depth k, so that a row is summed in the same order whatever the batch.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def hardware_of(device: torch.device) -> Hardware:
 class Tile:
     """One program's share of a product (m, k) @ (k, n), its warps and its software pipeline.
 
-    slice_n: the epilogue finishes this many columns at a time.
+    slice_n: the epilogue finishes this many columns at a time; copy_slice_n: where it writes a copy beside y.
+    more_stages: where no residual's slice lies beside them.
+    clocks: about what a step of k takes one program on a multiprocessor of its own.
     """
 
     m: int
@@ -62,75 +64,127 @@ class Tile:
     warps: int
     stages: int
     slice_n: int = 0
+    copy_slice_n: int = 32
+    more_stages: int = 0
+    clocks: int = 0
 
 
-def largest_filling(tiles: tuple[Tile, ...], rows: int, columns: int, programs: int) -> Tile:
-    """The first tile, largest first, that cuts (rows, columns) into at least `programs` pieces; else the last."""
-    for tile in tiles:
-        if triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n) >= programs:
-            return tile
-    return tiles[-1]
+def fastest(
+    tiles: tuple[Tile, ...], rows: int, columns: int, depth: int, hardware: Hardware
+) -> Tile:
+    """The tile whose waves of programs take the fewest clocks, the larger one of two that take as many.
+
+    A tile costs its steps of k, 600 clocks until its first operands have come, and an epilogue of 8 instructions an
+    output on 128 lanes.
+    """
+
+    def clocks(tile: Tile) -> int:
+        count = triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n)
+        waves = triton.cdiv(count, hardware.multiprocessors)
+        steps: int = triton.cdiv(depth, tile.k)
+        return int(waves * (steps * tile.clocks + 600 + tile.m * tile.n // 16))
+
+    return min(tiles, key=clocks)
 
 
 # ---- linear: (bits of x, family) -> tiles ----------------------------------------------------------------------
 # 128 x 256 needs 8 warps (128 fp32 accumulators a thread). Slices of 64 columns keep the epilogue's residual and
 # activation in registers. Smaller tiles fill the machine when rows are few (one image is 50 rows at width 768).
+# Clocks: the multiply-adds of m x n x k over those of a multiprocessor a clock, and for small tiles what shared memory
+# (128 bytes a clock) or the latency of one step, some 250 clocks, allows. Estimates, not measurements.
 LINEAR: dict[tuple[int, int], tuple[Tile, ...]] = {
-    # 3 stages x 48 KB + a C slice, of 227 KB; wgmma m64n256k16.
+    # 3 stages x 48 KB + slices of 64 columns of y, residual and copy (80 KB), or 4 stages + y's (16 KB), of 227 KB;
+    # wgmma m64n256k16, 2048 multiply-adds. Each slice waits for its residual: 4 wide ones wait half as often as 8.
     (16, 90): (
-        Tile(128, 256, 64, 8, 3, 64),
-        Tile(128, 128, 64, 8, 4, 64),
-        Tile(64, 64, 64, 4, 5, 64),
-        Tile(64, 32, 64, 4, 6, 32),
+        Tile(128, 256, 64, 8, 3, 64, copy_slice_n=64, more_stages=1, clocks=1024),
+        Tile(128, 128, 64, 8, 4, 64, copy_slice_n=64, clocks=580),
+        Tile(64, 64, 64, 4, 5, 64, clocks=280),
+        Tile(64, 32, 64, 4, 6, 32, clocks=250),
     ),
-    # The accumulator lives in tensor memory, so registers are free for the epilogue.
+    # As 90, 4096 multiply-adds. The accumulator lives in tensor memory, so registers are free for the epilogue; 64 x 64
+    # is not sliced, because tensor memory has no layout for half of it.
     (16, 100): (
-        Tile(128, 256, 64, 8, 3, 64),
-        Tile(128, 128, 64, 8, 4, 64),
-        Tile(64, 64, 64, 4, 5, 64),
-        Tile(64, 32, 64, 4, 6, 32),
+        Tile(128, 256, 64, 8, 3, 64, copy_slice_n=64, more_stages=1, clocks=512),
+        Tile(128, 128, 64, 8, 4, 64, copy_slice_n=64, clocks=300),
+        Tile(64, 64, 64, 4, 5, 64, copy_slice_n=64, clocks=270),
+        Tile(64, 32, 64, 4, 6, 32, clocks=250),
     ),
-    # cp.async, 3 buffers x 32 KB of 163 KB: one program an SM at 128 x 128, two at 64 x 64.
+    # cp.async, 4 buffers x 32 KB of 163 KB; 1024 multiply-adds; four warps of 32 x 32 read 32 KB a step and write 16.
     (16, 80): (
-        Tile(128, 128, 64, 8, 4, 128),
-        Tile(64, 64, 64, 4, 4, 64),
-        Tile(32, 32, 64, 4, 5, 32),
+        Tile(128, 128, 64, 8, 4, 128, copy_slice_n=64, clocks=1024),
+        Tile(64, 64, 64, 4, 4, 64, clocks=450),
+        Tile(32, 32, 64, 4, 5, 32, clocks=250),
     ),
-    # 99 KB: 2 buffers x 32 KB.
+    # 99 KB: 3 buffers x 32 KB; 512 multiply-adds.
     (16, 89): (
-        Tile(128, 128, 64, 8, 3, 128),
-        Tile(64, 64, 64, 4, 4, 64),
-        Tile(32, 32, 64, 4, 5, 32),
+        Tile(128, 128, 64, 8, 3, 128, copy_slice_n=64, clocks=2048),
+        Tile(64, 64, 64, 4, 4, 64, clocks=600),
+        Tile(32, 32, 64, 4, 5, 32, clocks=250),
     ),
     # As 89, the tiles travelling by TMA, the C slice beside them.
     (16, 120): (
-        Tile(128, 128, 64, 8, 2, 64),
-        Tile(64, 64, 64, 4, 3, 64),
-        Tile(64, 32, 64, 4, 4, 32),
+        Tile(128, 128, 64, 8, 2, 64, clocks=2048),
+        Tile(64, 64, 64, 4, 3, 64, clocks=600),
+        Tile(64, 32, 64, 4, 4, 32, clocks=350),
     ),
-    # fp32 multiplies on CUDA cores, as torch does by default: the tile is bounded by registers, on every architecture.
+    # fp32 multiplies on CUDA cores, as torch does by default, 128 at a time: the tile is bounded by registers, on every
+    # architecture. The small one loads its operands half again as often.
     **{
-        (32, family): (Tile(64, 64, 32, 8, 3, 64), Tile(32, 32, 32, 4, 3, 32))
+        (32, family): (
+            Tile(64, 64, 32, 8, 3, 64, clocks=1024),
+            Tile(32, 32, 32, 4, 3, 32, clocks=384),
+        )
         for family in FAMILIES
     },
 }
-# ---- linear_8bit: family -> tile ---------------------------------------------------------------------------------
+# ---- linear_8bit: family -> tiles ---------------------------------------------------------------------------------
 # k = 128 is the group of a scale. A group's products and the sum of groups are two accumulators: half of linear's tile.
-LINEAR_8BIT: dict[int, Tile] = {
-    80: Tile(64, 128, 128, 8, 4, 64),  # int8 only; 4 buffers x 24 KB of 163 KB
-    89: Tile(64, 128, 128, 8, 3, 64),  # 3 buffers x 24 KB of 99 KB
-    90: Tile(128, 128, 128, 8, 4, 64),  # 4 buffers x 32 KB of 227 KB, 2 x 64 accumulators a thread
-    100: Tile(128, 128, 128, 8, 4, 64),  # as 90; a group's products come out of tensor memory
-    120: Tile(64, 128, 128, 8, 3, 64),  # as 89, y's and the residual's slices beside them
+# Clocks as linear's, at twice its rate, and the sum of groups on 128 lanes, which the tensor cores wait for.
+LINEAR_8BIT: dict[int, tuple[Tile, ...]] = {
+    # int8 only; 4 buffers x 24 KB of 163 KB
+    80: (
+        Tile(64, 128, 128, 8, 4, 64, clocks=600),
+        Tile(64, 64, 128, 4, 4, 64, clocks=450),
+    ),
+    # 3 buffers x 24 KB of 99 KB
+    89: (
+        Tile(64, 128, 128, 8, 3, 64, clocks=1100),
+        Tile(64, 64, 128, 4, 4, 64, clocks=550),
+    ),
+    # 4 buffers x 32 KB of 227 KB, 2 x 64 accumulators a thread
+    90: (
+        Tile(128, 128, 128, 8, 4, 64, clocks=700),
+        Tile(64, 128, 128, 4, 4, 64, clocks=450),
+        Tile(64, 64, 128, 4, 5, 64, clocks=350),
+    ),
+    # as 90; a group's products come out of tensor memory
+    100: (
+        Tile(128, 128, 128, 8, 4, 64, clocks=600),
+        Tile(64, 128, 128, 4, 4, 64, clocks=450),
+        Tile(64, 64, 128, 4, 5, 64, clocks=350),
+    ),
+    # as 89, y's and the residual's slices beside them
+    120: (
+        Tile(64, 128, 128, 8, 3, 64, clocks=1100),
+        Tile(64, 64, 128, 4, 3, 64, clocks=550),
+    ),
 }
 # Tiles of one band of 8 tile rows run together, so that their weights are read from L2.
 GROUP_M = 8
 
 
-def linear_tile(bits: int, rows: int, columns: int, hardware: Hardware) -> Tile:
-    """The tile of an (M, N) output whose operands have this many bits."""
-    tiles = LINEAR[bits, hardware.family]
-    return largest_filling(tiles, rows, columns, hardware.multiprocessors)
+def linear_tile(bits: int, rows: int, columns: int, depth: int, hardware: Hardware) -> Tile:
+    """The tile of an (M, N) product of this depth whose operands have this many bits."""
+    return fastest(LINEAR[bits, hardware.family], rows, columns, depth, hardware)
+
+
+def linear_8bit_tile(
+    rows: int, columns: int, depth: int, hardware: Hardware, *, whole_groups: bool
+) -> Tile:
+    """The same of 8-bit operands. whole_groups: a tile has all 128 columns that share one scale of an 8-bit output."""
+    tiles = LINEAR_8BIT[hardware.family]
+    wide = tuple(tile for tile in tiles if tile.n >= 128)
+    return fastest(wide if whole_groups else tiles, rows, columns, depth, hardware)
 
 
 # ---- patch_embed: (bits of the weight, family) -> tile ---------------------------------------------------------

@@ -22,6 +22,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from clipfast.errors import ConfigurationError
+from clipfast.kernels.activations import ACTIVATIONS, activate, compiled_activation
 from clipfast.kernels.configs import GROUP_M, Hardware, Tile, hardware_of, linear_split, linear_tile
 from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
 from clipfast.kernels.operands import (
@@ -32,21 +33,6 @@ from clipfast.kernels.operands import (
     row_stride,
     unsupported_dtype,
 )
-
-ACTIVATIONS = (None, "gelu", "quick_gelu", "silu", "relu")
-
-
-@triton.jit
-def activate(y, ACTIVATION: tl.constexpr):
-    if ACTIVATION == "silu":
-        y = y / (1.0 + tl.exp2(y * -1.4426950408889634))  # log2(e)
-    elif ACTIVATION == "quick_gelu":
-        y = y / (1.0 + tl.exp2(y * -2.4554669595930157))  # 1.702 log2(e)
-    elif ACTIVATION == "gelu":
-        y = 0.5 * y * (1.0 + tl.erf(y * 0.7071067811865476))
-    elif ACTIVATION == "relu":
-        y = tl.maximum(y, 0.0)
-    return y
 
 
 @triton.jit
@@ -62,23 +48,28 @@ def tile_position(tile, tiles_m, tiles_n, GROUP_M: tl.constexpr):
 def finish(
     acc, y, copy, residual, bias_ptr, stride_y, stride_residual, M, N, row, column,
     ACTIVATION: tl.constexpr, DESCRIPTORS: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SLICE_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SLICE_N: tl.constexpr, scale=None,
 ):  # fmt: skip
-    """Stores the tile's outputs, SLICE_N columns at a time, and returns its rows' sums and sums of squares."""
+    """Stores the tile's outputs, SLICE_N columns at a time, and returns its rows' sums and sums of squares.
+
+    scale: of the rows, or None. It meets a slice, not the tile, whose layout it would change (tensor memory's, on 100).
+    """
     if BLOCK_N > SLICE_N:
         HALF: tl.constexpr = BLOCK_N // 2
         left, right = acc.reshape(BLOCK_M, 2, HALF).permute(0, 2, 1).split()
         left_sums, left_squares = finish(
             left, y, copy, residual, bias_ptr, stride_y, stride_residual, M, N,
-            row, column, ACTIVATION, DESCRIPTORS, BLOCK_M, HALF, SLICE_N,
+            row, column, ACTIVATION, DESCRIPTORS, BLOCK_M, HALF, SLICE_N, scale,
         )  # fmt: skip
         right_sums, right_squares = finish(
             right, y, copy, residual, bias_ptr, stride_y, stride_residual, M, N,
-            row, column + HALF, ACTIVATION, DESCRIPTORS, BLOCK_M, HALF, SLICE_N,
+            row, column + HALF, ACTIVATION, DESCRIPTORS, BLOCK_M, HALF, SLICE_N, scale,
         )  # fmt: skip
         sums, squares = left_sums + right_sums, left_squares + right_squares
     else:
         columns = column + tl.arange(0, BLOCK_N)
+        if scale is not None:
+            acc *= scale[:, None]
         if bias_ptr is not None:
             acc += tl.load(bias_ptr + columns, mask=columns < N, other=0.0).to(tl.float32)[None, :]
         acc = activate(acc, ACTIVATION)
@@ -107,9 +98,26 @@ def finish(
 
 
 @triton.jit
+def _inverse_deviation(row_sums_ptr, rows, eps, M, K, BLOCK_M: tl.constexpr, PARTS: tl.constexpr):
+    """rsqrt(var + eps) of the rows of x, from what its producer's tiles summed.
+
+    Part by part: a block of (rows, parts) would draw the whole accumulator into its own layout.
+    """
+    row_sums_ptr += rows.to(tl.int64) * (2 * PARTS)
+    mean = tl.zeros((BLOCK_M,), tl.float32)
+    square = tl.zeros((BLOCK_M,), tl.float32)
+    for part in tl.static_range(PARTS):
+        mean += tl.load(row_sums_ptr + part, mask=rows < M, other=0.0)
+        square += tl.load(row_sums_ptr + (PARTS + part), mask=rows < M, other=0.0)
+    mean /= K
+    return tl.rsqrt(tl.maximum(square / K - mean * mean, 0.0) + eps)
+
+
+# One kernel for every M: no access is wider where it is a multiple of 16.
+@triton.jit(do_not_specialize=["M"])
 def _linear_kernel(
     y, copy, sums_ptr, x, weight, bias_ptr, residual, row_sums_ptr,
-    stride_y, stride_x, stride_weight, stride_residual, parts, eps, M, N, K,
+    stride_y, stride_x, stride_weight, stride_residual, eps, M, N, K,
     ACTIVATION: tl.constexpr, DESCRIPTORS: tl.constexpr, PARTS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     SLICE_N: tl.constexpr, GROUP_M: tl.constexpr, PDL: tl.constexpr,
@@ -141,16 +149,12 @@ def _linear_kernel(
                 b = tl.load(weight_ptrs + k, mask=(columns < N)[:, None] & real, other=0.0)
                 acc = tl.dot(a, b.T, acc, input_precision="ieee")
 
+        scale = None
         if row_sums_ptr is not None:
-            part = tl.arange(0, PARTS)[None, :]
-            sums_ptrs = row_sums_ptr + rows.to(tl.int64)[:, None] * (2 * parts) + part
-            real = (rows < M)[:, None] & (part < parts)
-            mean = tl.sum(tl.load(sums_ptrs, mask=real, other=0.0), axis=1) / K
-            square = tl.sum(tl.load(sums_ptrs + parts, mask=real, other=0.0), axis=1) / K
-            acc *= tl.rsqrt(tl.maximum(square - mean * mean, 0.0) + eps)[:, None]
+            scale = _inverse_deviation(row_sums_ptr, rows, eps, M, K, BLOCK_M, PARTS)
         sums, squares = finish(
             acc, y, copy, residual, bias_ptr, stride_y, stride_residual, M, N,
-            row, column, ACTIVATION, DESCRIPTORS, BLOCK_M, BLOCK_N, SLICE_N,
+            row, column, ACTIVATION, DESCRIPTORS, BLOCK_M, BLOCK_N, SLICE_N, scale,
         )  # fmt: skip
         if sums_ptr is not None:
             sums_ptrs = sums_ptr + rows.to(tl.int64) * (2 * tiles_n) + tile_n
@@ -176,7 +180,7 @@ def linear(
 
     Args:
         x: (M, K). weight: (N, K), same dtype. bias: (N,) or None.
-        activation: one of ACTIVATIONS; "gelu" is exact (erf), "quick_gelu" is y * sigmoid(1.702 y).
+        activation: one of ACTIVATIONS; "gelu" is that of erf, "quick_gelu" is y * sigmoid(1.702 y).
         residual: (M, N) or None; y has its dtype, else x's.
         row_sums: (M, 2P) float32 or None: what the producer of x returned. x is then layer-normalised on the way in
             (without scale and shift), provided that the rows of weight have no mean. x may be the producer's copy.
@@ -209,18 +213,18 @@ def linear(
     y = flat_output(out, x, (rows, columns), x.dtype if residual is None else residual.dtype)
     hardware = hardware or hardware_of(x.device)
     bits = x.dtype.itemsize * 8
-    tile = linear_tile(bits, rows, columns, hardware)
+    tile = linear_tile(bits, rows, columns, depth, hardware)
     split = linear_split(bits, rows, columns, depth, hardware)
     parts = triton.cdiv(columns, tile.n) if split is None else 1
     sums = x.new_empty(rows, 2 * parts, dtype=torch.float32) if return_sums else None
-    outputs, operands = (y, copy, sums), (x, weight, bias, residual, row_sums)
+    operands = (x, weight, bias, residual, row_sums)
     if rows and columns:
         if split is None:
-            _launch(tile, hardware, *outputs, *operands, activation=activation, eps=eps)
+            _launch(tile, hardware, y, copy, sums, *operands, activation=activation, eps=eps)
         else:
             from clipfast.kernels.linear_split import launch_split
 
-            launch_split(split, hardware, *outputs, *operands, activation=activation, eps=eps)
+            launch_split(split, hardware, y, copy, sums, *operands, activation=activation, eps=eps)
     return y, sums
 
 
@@ -243,11 +247,10 @@ def _launch(
     programs = min(
         hardware.multiprocessors, triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n)
     )
-    # Two outputs leave in half the columns at a time, so that they take no more shared memory than one.
-    slice_n = tile.slice_n if copy is None else max(32, tile.slice_n // 2)
+    slice_n = tile.slice_n if copy is None else tile.copy_slice_n
+    stages = tile.stages + (tile.more_stages if residual is None else 0)
     matrices: tuple[Any, ...] = (y, copy, x, weight, residual)
     strides = map(row_stride, (y, x, weight, residual))
-    parts = 0 if row_sums is None else row_sums.shape[1] // 2
     descriptors = (
         hardware.has_descriptors
         and x.dtype.itemsize == 2
@@ -264,11 +267,11 @@ def _launch(
     y_tiles, copy_tiles, x_tiles, weight_tiles, residual_tiles = matrices
     _linear_kernel[(programs,)](
         y_tiles, copy_tiles, sums, x_tiles, weight_tiles, bias, residual_tiles, row_sums,
-        *strides, parts, eps, rows, columns, depth,
-        ACTIVATION=activation, DESCRIPTORS=descriptors,
-        PARTS=triton.next_power_of_2(max(1, parts)),
+        *strides, eps, rows, columns, depth,
+        ACTIVATION=compiled_activation(activation, x.dtype), DESCRIPTORS=descriptors,
+        PARTS=0 if row_sums is None else row_sums.shape[1] // 2,
         BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, SLICE_N=slice_n, GROUP_M=GROUP_M,
-        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+        num_warps=tile.warps, num_stages=stages, enable_fp_fusion=True,
         **dependent_launch(hardware, x.device),
     )  # fmt: skip
 

@@ -21,10 +21,11 @@ import triton
 import triton.language as tl
 
 from clipfast.errors import ConfigurationError
-from clipfast.kernels.configs import GROUP_M, LINEAR_8BIT, Hardware, Tile, hardware_of
+from clipfast.kernels.activations import ACTIVATIONS, activate, compiled_activation
+from clipfast.kernels.configs import GROUP_M, Hardware, Tile, hardware_of, linear_8bit_tile
 from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
 from clipfast.kernels.layer_norm import QUANTISED_LIMIT
-from clipfast.kernels.linear import ACTIVATIONS, activate, described, finish, tile_position
+from clipfast.kernels.linear import described, finish, tile_position
 from clipfast.kernels.operands import (
     check_matrix,
     check_vector,
@@ -67,7 +68,7 @@ def _finish_quantised(
         groups = tl.cdiv(N, _GROUP)
         real = (rows < M) & (column < N)
         tl.store(y_scale_ptr + rows.to(tl.int64) * groups + column // _GROUP, scale, mask=real)
-        acc = acc / scale[:, None]
+        acc *= (LIMIT / tl.maximum(largest, 1e-30))[:, None]
         if LIMIT == 127.0:
             acc = tl.floor(acc + 0.5)
         if DESCRIPTORS:
@@ -98,6 +99,9 @@ def _linear_8bit_kernel(
         rows = row + tl.arange(0, BLOCK_M)
         columns = column + tl.arange(0, BLOCK_N)
         inner = tl.arange(0, BLOCK_K)
+        if not DESCRIPTORS:
+            x_ptrs = x + rows.to(tl.int64)[:, None] * stride_x + inner[None, :]
+            weight_ptrs = weight + columns.to(tl.int64)[:, None] * stride_weight + inner[None, :]
         scales_ptr = x_scale_ptr + rows.to(tl.int64) * groups
         IN_INT32: tl.constexpr = LIMIT == 127.0 and not GROUPED
         sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32 if IN_INT32 else tl.float32)
@@ -107,10 +111,8 @@ def _linear_8bit_kernel(
                 b = weight.load([column, k])
             else:
                 real = (inner < K - k)[None, :]
-                a_offsets = rows.to(tl.int64)[:, None] * stride_x + k + inner[None, :]
-                b_offsets = columns.to(tl.int64)[:, None] * stride_weight + k + inner[None, :]
-                a = tl.load(x + a_offsets, mask=(rows < M)[:, None] & real, other=0.0)
-                b = tl.load(weight + b_offsets, mask=(columns < N)[:, None] & real, other=0.0)
+                a = tl.load(x_ptrs + k, mask=(rows < M)[:, None] & real, other=0.0)
+                b = tl.load(weight_ptrs + k, mask=(columns < N)[:, None] & real, other=0.0)
             if IN_INT32:
                 sums = tl.dot(a, b.T, sums, out_dtype=tl.int32)
             else:
@@ -181,7 +183,8 @@ def linear_8bit(
         y_scale = torch.empty(rows, groups, dtype=torch.float32, device=x.device)
     if rows and columns:
         hardware = hardware or hardware_of(x.device)
-        tile = LINEAR_8BIT[hardware.family]
+        whole = y_scale is not None
+        tile = linear_8bit_tile(rows, columns, depth, hardware, whole_groups=whole)
         operands = (x, x_scale.contiguous(), weight, weight_scale, bias, residual)
         _launch(tile, hardware, y, y_scale, *operands, activation=activation)
     return y, y_scale
@@ -240,8 +243,8 @@ def _launch(
     _linear_8bit_kernel[(programs,)](
         y_tiles, y_scale, x_tiles, weight_tiles, x_scale, weight_scale, bias, residual_tiles,
         *strides, groups, rows, columns, depth,
-        ACTIVATION=activation, DESCRIPTORS=descriptors, GROUPED=groups > 1,
-        LIMIT=QUANTISED_LIMIT[x.dtype],
+        ACTIVATION=compiled_activation(activation, x.dtype), DESCRIPTORS=descriptors,
+        GROUPED=groups > 1, LIMIT=QUANTISED_LIMIT[x.dtype],
         BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, SLICE_N=tile.slice_n, GROUP_M=GROUP_M,
         num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
         **dependent_launch(hardware, x.device),

@@ -17,13 +17,15 @@ import torch
 import triton
 import triton.language as tl
 
+from clipfast.kernels.activations import activate
 from clipfast.kernels.configs import Hardware, Split, row_warps
 from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
-from clipfast.kernels.linear import activate, described
+from clipfast.kernels.linear import described
 from clipfast.kernels.operands import has_aligned_rows, row_stride
 
 
-@triton.jit
+# One kernel for every M: no access is wider where it is a multiple of 16.
+@triton.jit(do_not_specialize=["M"])
 def _partial_kernel(
     partial, x, weight, stride_x, stride_weight, M, N, K, depth,
     DESCRIPTORS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -57,7 +59,7 @@ def _partial_kernel(
     tl.store(partial + places, acc, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def _sum_kernel(
     y_ptr, copy_ptr, sums_ptr, partial, bias_ptr, residual_ptr, row_sums_ptr,
     stride_y, stride_residual, parts, eps, M, N, K,

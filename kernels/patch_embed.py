@@ -24,7 +24,8 @@ from clipfast.kernels.configs import PATCH_EMBED
 from clipfast.kernels.operands import check_matrix, check_vector, unsupported_dtype
 
 
-@triton.jit
+# One kernel for every T: no access is wider where it is a multiple of 16.
+@triton.jit(do_not_specialize=["T"])
 def _patch_embed_kernel(
     tokens_ptr, pixels_ptr, weight_ptr, bias_ptr, class_row_ptr, positions_ptr,
     stride_image, stride_channel, stride_line, stride_weight, stride_positions, T, D, L, G,

@@ -80,7 +80,10 @@ def _linear(
     stream: bool = False,
 ) -> dict[str, Case]:
     """stream: with the residual it writes a copy and the rows' sums, without it reads what a product of depth wrote."""
-    added, parts = residual is not None, cdiv(depth, linear_tile(16, rows, depth, hardware).n)
+    added, parts = (
+        residual is not None,
+        cdiv(depth, linear_tile(16, rows, depth, depth, hardware).n),
+    )
     call = partial(
         linear,
         meta(rows, depth, dtype=dtype),
@@ -243,21 +246,23 @@ def _eight_bit(hardware: Hardware, dtype: torch.dtype) -> dict[str, Case]:
     found = {}
     # Triton gives int8 no tcgen05.
     product = "warp" if dtype == torch.int8 and hardware.family == 100 else "warpgroup"
-    for name, columns, depth, groups, options in (
-        ("qkv", 3072, 1024, 1, {}),
-        ("c_fc", 4096, 1024, 1, {"activation": "silu", "dtype": dtype}),
-        ("c_proj", 1024, 4096, 32, {"residual": meta(16_384, 1024, dtype=FP32)}),
-    ):
-        call = partial(
-            linear_8bit,
-            meta(16_384, depth, dtype=dtype),
-            meta(16_384, groups, dtype=FP32),
-            meta(columns, depth, dtype=dtype),
-            meta(columns, dtype=FP32),
-            meta(columns),
-            hardware=hardware,
-            **options,
-        )
-        label = f"linear_8bit {name} 16384x{columns}x{depth} {dtype}".replace("torch.", "")
-        found[label] = Case(call, product)
+    # Many rows, one image of L/14, one of B/32.
+    for rows in (16_384, 257, 50):
+        for name, columns, depth, groups, options in (
+            ("qkv", 3072, 1024, 1, {}),
+            ("c_fc", 4096, 1024, 1, {"activation": "silu", "dtype": dtype}),
+            ("c_proj", 1024, 4096, 32, {"residual": meta(rows, 1024, dtype=FP32)}),
+        ):
+            call = partial(
+                linear_8bit,
+                meta(rows, depth, dtype=dtype),
+                meta(rows, groups, dtype=FP32),
+                meta(columns, depth, dtype=dtype),
+                meta(columns, dtype=FP32),
+                meta(columns),
+                hardware=hardware,
+                **options,
+            )
+            label = f"linear_8bit {name} {rows}x{columns}x{depth} {dtype}".replace("torch.", "")
+            found[label] = Case(call, product)
     return found

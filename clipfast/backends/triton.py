@@ -38,7 +38,7 @@ def _interpreted() -> bool:
     """Whether the kernels were imported for Triton's interpreter, which is decided once a process."""
     from triton.runtime.interpreter import InterpretedFunction
 
-    from clipfast.kernels.linear import activate
+    from clipfast.kernels.activations import activate
 
     return isinstance(activate, InterpretedFunction)
 

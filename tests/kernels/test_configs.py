@@ -11,7 +11,13 @@ import torch
 from benchmarks.gpu.context import Context
 from benchmarks.tune import attention_candidates, linear_candidates, timed
 from clipfast.kernels import configs
-from clipfast.kernels.configs import FAMILIES, Hardware, attention_tile, linear_tile
+from clipfast.kernels.configs import (
+    FAMILIES,
+    Hardware,
+    attention_tile,
+    linear_8bit_tile,
+    linear_tile,
+)
 from clipfast.kernels.dependent_launch import dependent_launch
 
 
@@ -37,25 +43,60 @@ def test_every_architecture_belongs_to_a_family(architecture: int, family: int) 
 @pytest.mark.parametrize("bits", [16, 32])
 def test_every_family_has_tiles(bits: int, family: int) -> None:
     hardware = Hardware(family, 100)
-    assert linear_tile(bits, 1, 1, hardware) == configs.LINEAR[bits, family][-1]
+    assert linear_tile(bits, 1, 1, 1, hardware) == configs.LINEAR[bits, family][-1]
     for kind in ("dense", "packed"):
         for split_head in (False, True):
             assert attention_tile(kind, bits, split_head, hardware).queries >= 16
 
 
 def test_an_entry_sums_rows_in_one_order_and_offers_smaller_tiles_last() -> None:
-    for tiles in configs.LINEAR.values():
+    for tiles in (*configs.LINEAR.values(), *configs.LINEAR_8BIT.values()):
         assert len({tile.k for tile in tiles}) == 1
         areas = [tile.m * tile.n for tile in tiles]
         assert areas == sorted(areas, reverse=True)
-        assert all(tile.n % tile.slice_n == 0 for tile in tiles)
+        assert all(tile.n % tile.slice_n == tile.n % tile.copy_slice_n == 0 for tile in tiles)
+        assert sorted(tiles, key=lambda tile: tile.clocks, reverse=True) == list(tiles)
 
 
-def test_the_work_decides_the_tile() -> None:
+def layer_tiles(rows: int, width: int) -> list[tuple[int, int]]:
+    """The tiles of a block's four products (qkv, out_proj, c_fc, c_proj) on an H100."""
     hardware = Hardware(90, 132)
-    assert linear_tile(16, 65_792, 4096, hardware).n == 256
-    assert linear_tile(16, 3200, 768, hardware).n == 128
-    assert linear_tile(16, 50, 768, hardware).n == 32
+    shapes = ((3 * width, width), (width, width), (4 * width, width), (width, 4 * width))
+    tiles = [linear_tile(16, rows, columns, depth, hardware) for columns, depth in shapes]
+    return [(tile.m, tile.n) for tile in tiles]
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "tiles"),
+    [
+        (257, 1024, [(64, 64), (64, 64), (128, 128), (64, 64)]),
+        (50, 768, [(64, 32)] * 4),
+        (8 * 50, 768, [(64, 64), (64, 64), (128, 128), (64, 64)]),
+        (56 * 50, 768, [(128, 128), (128, 128), (128, 256), (128, 128)]),
+        (256 * 50, 768, [(128, 256), (128, 128), (128, 256), (128, 128)]),
+        (256 * 257, 1024, [(128, 256)] * 4),
+    ],
+    ids=["L-14 x 1", "B-32 x 1", "B-32 x 8", "B-32 x 56", "B-32 x 256", "L-14 x 256"],
+)
+def test_the_work_decides_the_tile(rows: int, width: int, tiles: list[tuple[int, int]]) -> None:
+    assert layer_tiles(rows, width) == tiles
+
+
+def test_one_wave_of_larger_tiles_beats_two_of_smaller_ones() -> None:
+    """c_proj of one image: 160 tiles of 64 x 32 are two waves on 132 multiprocessors, 80 of 64 x 64 are one."""
+    tile = linear_tile(16, 257, 1024, 4096, Hardware(90, 132))
+    assert (tile.m, tile.n) == (64, 64)
+    tile = linear_tile(16, 257, 1024, 4096, Hardware(90, 160))
+    assert (tile.m, tile.n) == (64, 32)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_8bit_tiles_are_small_for_few_rows_and_hold_whole_groups_where_asked(family: int) -> None:
+    hardware = Hardware(family, 132)
+    few = [linear_8bit_tile(50, 768, 768, hardware, whole_groups=whole) for whole in (False, True)]
+    assert [tile.n for tile in few] == [64, 128]
+    many = linear_8bit_tile(65_792, 4096, 1024, hardware, whole_groups=False)
+    assert many == configs.LINEAR_8BIT[family][0]
 
 
 @pytest.mark.parametrize("architecture", [80, 86, 89, 90, 100, 120])

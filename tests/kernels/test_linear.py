@@ -12,7 +12,12 @@ from clipfast.errors import ConfigurationError
 from clipfast.kernels.configs import Hardware
 from clipfast.kernels.linear import ACTIVATIONS, linear
 from tests.kernels.parity import DTYPES, Canary, Operands, assert_parity, strided
-from tests.tolerances import FOLDED_NORM_ERROR_FACTOR, ROW_SUMS_RELATIVE
+from tests.tolerances import (
+    ACTIVATION_RELATIVE,
+    ERF_GELU_ABSOLUTE,
+    FOLDED_NORM_ERROR_FACTOR,
+    ROW_SUMS_RELATIVE,
+)
 
 BF16, FP16 = torch.bfloat16, torch.float16
 
@@ -48,6 +53,41 @@ def check(
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 def test_activations(operands: Operands, hardware: Hardware, activation: str | None) -> None:
     check(*layer(operands, 50, 96, 64, FP16), hardware, activation=activation)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu", "silu"])
+@pytest.mark.parametrize("dtype", [BF16, torch.float32], ids=str)
+def test_activations_alone(
+    hardware: Hardware, device: torch.device, activation: str, dtype: torch.dtype
+) -> None:
+    """Each number through a product with 1, in fp32, as far out as a GELU of 16-bit operands is fitted."""
+    x = torch.linspace(-8, 8, 2000, dtype=dtype, device=device)[:, None]
+    one, zero = torch.ones(1, 1, dtype=dtype, device=device), torch.zeros(2000, 1, device=device)
+    y, _ = linear(x, one, None, activation=activation, residual=zero, hardware=hardware)
+    wide = x.double()
+    exact = 0.5 * wide * torch.special.erfc(wide * -(0.5**0.5))
+    if activation != "gelu":
+        exact = wide * torch.sigmoid((1.0 if activation == "silu" else 1.702) * wide)
+    error = (y.double() - exact).abs()
+    absolute, relative = error.max().item(), (error / exact.abs())[x != 0].max().item()
+    print(f"absolute error {absolute:.1e}, relative {relative:.1e}")
+    if activation == "gelu" and dtype == torch.float32:
+        assert absolute <= ERF_GELU_ABSOLUTE
+    else:
+        assert relative <= ACTIVATION_RELATIVE
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu", "silu"])
+def test_activations_of_large_numbers_and_nan(
+    hardware: Hardware, device: torch.device, activation: str
+) -> None:
+    x = torch.tensor([-3e38, -1e5, -300.0, 0.0, 300.0, 1e5, 3e38, torch.nan], device=device)
+    for dtype in (BF16, torch.float32):
+        narrow = x.to(dtype)[:, None]
+        one = torch.ones(1, 1, dtype=dtype, device=device)
+        y, _ = linear(narrow, one, None, activation=activation, hardware=hardware)
+        expected = narrow.clamp(min=0)
+        torch.testing.assert_close(y, expected, atol=0, rtol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
