@@ -44,6 +44,15 @@ def _without_waits() -> list[str]:
     return gates(cases(90)[LAYER], inspect_ptx(replace(sound, ptx=broken)))
 
 
+def _moved_accumulator() -> list[str]:
+    """An accumulator that is drawn into the layout of something that it meets."""
+    sound = _layer(90)
+    moved = (
+        "%1 = ttg.convert_layout %0 : tensor<128x256xf32, #mma> -> tensor<128x256xf32, #blocked>"
+    )
+    return gates(cases(90)[LAYER], replace(sound, ttgir=f"{sound.ttgir}\n{moved}\n"))
+
+
 def _without_dependency() -> list[str]:
     """A kernel that starts under the one before and does not wait for it."""
     sound = _layer(90)
@@ -112,6 +121,7 @@ FAULTS = {
     "rows without alignment, 90": Fault(lambda: _misaligned(90), "tiles do not travel by TMA"),
     "fp8 rows without alignment, 90": Fault(_misaligned_fp8, "tiles do not travel by TMA"),
     "wgmma without its waits": Fault(_without_waits, "C7517"),
+    "an accumulator in another layout": Fault(_moved_accumulator, "changes its layout"),
     "no wait for the kernel before": Fault(_without_dependency, "griddepcontrol.wait"),
     "a load before that wait": Fault(_late_dependency, "before griddepcontrol.wait"),
     "one register over the budget": Fault(_over_budget, "registers; the budget is"),

@@ -1,13 +1,14 @@
 """What may never happen in a compiled Triton kernel, in words.
 
 The class of matrix instructions, 16-byte loads (TMA, cp.async), no spills, no stack, shared memory within the
-architecture's limit, no warning of the assembler (serialised wgmma is one); kernels that start under the one before
-wait for it before they touch global memory.
+architecture's limit, no warning of the assembler (serialised wgmma is one); accumulators that leave by TMA stay in
+their layout until then; kernels that start under the one before wait for it before they touch global memory.
 """
 
 from __future__ import annotations
 
 import re
+from math import prod
 
 from benchmarks.compiled.triton_cases import Case
 from benchmarks.compiled.triton_kernels import SHARED_LIMIT, Compiled
@@ -22,6 +23,9 @@ DEPENDENT_KERNELS = TILED_KERNELS | {
 }  # fmt: skip
 # Whatever reads or writes global memory, prefetches of it included; descriptors are parameters.
 _GLOBAL = re.compile(r"\b(?:ld|st|red|atom|prefetch)\S*\.global\b|\bcp\.async\.\S*(?:global|bulk)")
+# A tensor's shape in Triton's GPU dialect, and that of one whose elements move to other threads.
+_FLOATS = re.compile(r"tensor<([\dx]+)xf32,")
+_MOVED = re.compile(r"ttg\.convert_layout \S+ : tensor<([\dx]+)xf32,")
 _WAIT, _BLOCK = "griddepcontrol.wait", re.compile(r"^\$L__BB\S*:")
 _WARPGROUP = {80: "mma.sync", 89: "mma.sync", 90: "wgmma", 100: "tcgen05", 120: "mma.sync"}
 
@@ -37,7 +41,7 @@ def gates(case: Case, compiled: Compiled) -> list[str]:
     if compiled.shared > limit:
         faults.append(f"{compiled.shared} bytes of shared memory; the limit is {limit}")
     faults += _wrong_product(case, compiled) + _narrow_loads(case, compiled)
-    return faults + _early_accesses(compiled)
+    return faults + _moved_accumulators(case, compiled) + _early_accesses(compiled)
 
 
 def _wrong_product(case: Case, compiled: Compiled) -> list[str]:
@@ -63,6 +67,23 @@ def _narrow_loads(case: Case, compiled: Compiled) -> list[str]:
     if copies["cp.async 4"]:
         faults.append(f"{copies['cp.async 4']} copies of 4 bytes")
     return faults
+
+
+def _moved_accumulators(case: Case, compiled: Compiled) -> list[str]:
+    """Before 90 they move once, so that a thread stores 16 bytes; TMA takes them from where they are."""
+    if compiled.kernel != "_linear_kernel" or not case.product or compiled.architecture < 90:
+        return []
+    accumulator = max(_FLOATS.findall(compiled.ttgir), key=_elements)
+    moved = [
+        shape
+        for shape in _MOVED.findall(compiled.ttgir)
+        if _elements(shape) == _elements(accumulator)
+    ]
+    return [f"the accumulator of {shape} floats changes its layout" for shape in moved]
+
+
+def _elements(shape: str) -> int:
+    return prod(map(int, shape.split("x")))
 
 
 def _early_accesses(compiled: Compiled) -> list[str]:

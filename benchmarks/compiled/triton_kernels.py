@@ -35,6 +35,7 @@ class Compiled:
 
     kernel: str
     architecture: int
+    ttgir: str
     ptx: str
     shared: int
     warps: int
@@ -105,6 +106,7 @@ def inspect(compiled: Any) -> Compiled:
         Compiled(
             kernel=compiled.name,
             architecture=compiled.metadata.target.arch,
+            ttgir=compiled.asm["ttgir"],
             ptx=compiled.asm["ptx"],
             shared=compiled.metadata.shared,
             warps=compiled.metadata.num_warps,
