@@ -140,6 +140,10 @@ LINEAR: dict[tuple[int, int], tuple[Tile, ...]] = {
 # ---- linear_8bit: family -> tiles ---------------------------------------------------------------------------------
 # k = 128 is the group of a scale. A group's products and the sum of groups are two accumulators: half of linear's tile.
 # Clocks as linear's, at twice its rate, and the sum of groups on 128 lanes, which the tensor cores wait for.
+# Rows of one scale need no such sum: on 90 that leaves the registers of linear's own tile (on 100 it would spill).
+LINEAR_8BIT_ROWS: dict[int, tuple[Tile, ...]] = {
+    90: (Tile(128, 256, 128, 8, 3, 64, clocks=1024),),  # 3 buffers x 48 KB + a C slice
+}
 LINEAR_8BIT: dict[int, tuple[Tile, ...]] = {
     # int8 only; 4 buffers x 24 KB of 163 KB
     80: (
@@ -179,10 +183,17 @@ def linear_tile(bits: int, rows: int, columns: int, depth: int, hardware: Hardwa
 
 
 def linear_8bit_tile(
-    rows: int, columns: int, depth: int, hardware: Hardware, *, whole_groups: bool
+    rows: int, columns: int, depth: int, hardware: Hardware, *, promoted: bool, whole_groups: bool
 ) -> Tile:
-    """The same of 8-bit operands. whole_groups: a tile has all 128 columns that share one scale of an 8-bit output."""
+    """The same of 8-bit operands.
+
+    Args:
+        promoted: the sums of groups are added up beside the tensor cores.
+        whole_groups: a tile has all 128 columns that share one scale of an 8-bit output.
+    """
     tiles = LINEAR_8BIT[hardware.family]
+    if not promoted:
+        tiles = (*LINEAR_8BIT_ROWS.get(hardware.family, ()), *tiles)
     wide = tuple(tile for tile in tiles if tile.n >= 128)
     return fastest(wide if whole_groups else tiles, rows, columns, depth, hardware)
 

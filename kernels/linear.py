@@ -19,15 +19,16 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from clipfast.errors import ConfigurationError
 from clipfast.kernels.activations import ACTIVATIONS, activate, compiled_activation
 from clipfast.kernels.configs import GROUP_M, Hardware, Tile, hardware_of, linear_split, linear_tile
 from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
+from clipfast.kernels.linear_split import launch_split
 from clipfast.kernels.operands import (
     check_matrix,
     check_vector,
+    described,
     flat_output,
     has_aligned_rows,
     row_stride,
@@ -222,8 +223,6 @@ def linear(
         if split is None:
             _launch(tile, hardware, y, copy, sums, *operands, activation=activation, eps=eps)
         else:
-            from clipfast.kernels.linear_split import launch_split
-
             launch_split(split, hardware, y, copy, sums, *operands, activation=activation, eps=eps)
     return y, sums
 
@@ -274,11 +273,6 @@ def _launch(
         num_warps=tile.warps, num_stages=stages, enable_fp_fusion=True,
         **dependent_launch(hardware, x.device),
     )  # fmt: skip
-
-
-def described(matrix: torch.Tensor | None, block: tuple[int, int]) -> TensorDescriptor | None:
-    """The matrix as TMA sees it, in blocks."""
-    return None if matrix is None else TensorDescriptor.from_tensor(matrix, list(block))
 
 
 def unsupported_reason(dtype: torch.dtype, architecture: int) -> str | None:

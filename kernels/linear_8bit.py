@@ -5,8 +5,9 @@
 
 x: (M, K), weight: (N, K), both fp8 e4m3 (limit 448) or both int8 (127); x_scale: (M, 1) or (M, ceil(K / 128)),
 weight_scale: (N,), float32; residual, y: (M, N) fp16 | bf16 | fp32, or y 8-bit with y_scale (M, ceil(N / 128)).
-Accumulator: int32 for int8 with one scale a row; else fp32, to which sums of at most 128 products are promoted (the
-tensor cores keep some 13 bits of fp8's on 89 and 90; int32 is exact). Persistent, as linear.
+Accumulator: int32 for int8 with one scale a row, the tensor cores' own for fp8 with one scale a row (of which 89 and 90
+keep some 13 bits, which costs no cosine: tests/kernels/test_fp8_accumulation.py); else fp32, to which sums of at most
+128 products are promoted, while the tensor cores wait. Persistent, as linear.
 Row scales come from layer_norm, scales of 128 columns from the product before (the activation after c_fc).
 MMA: wgmma on 90, tcgen05 on 100 for fp8, else mma.sync (fp8: from 89). Loads: TMA from 90 on, 16-byte cp.async before.
 Bound by the tensor cores at 2 M N K operations. Source: Micikevicius et al. 2022, arXiv:2209.05433.
@@ -25,10 +26,11 @@ from clipfast.kernels.activations import ACTIVATIONS, activate, compiled_activat
 from clipfast.kernels.configs import GROUP_M, Hardware, Tile, hardware_of, linear_8bit_tile
 from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
 from clipfast.kernels.layer_norm import QUANTISED_LIMIT
-from clipfast.kernels.linear import described, finish, tile_position
+from clipfast.kernels.linear import finish, tile_position
 from clipfast.kernels.operands import (
     check_matrix,
     check_vector,
+    described,
     flat_output,
     has_aligned_rows,
     row_stride,
@@ -66,7 +68,7 @@ def _finish_quantised(
         largest = tl.max(tl.abs(acc), axis=1)
         scale = tl.where(largest > 0.0, largest / LIMIT, 1.0)
         groups = tl.cdiv(N, _GROUP)
-        real = (rows < M) & (column < N)
+        real = rows < tl.where(column < N, M, 0)
         tl.store(y_scale_ptr + rows.to(tl.int64) * groups + column // _GROUP, scale, mask=real)
         acc *= (LIMIT / tl.maximum(largest, 1e-30))[:, None]
         if LIMIT == 127.0:
@@ -115,13 +117,13 @@ def _linear_8bit_kernel(
                 b = tl.load(weight_ptrs + k, mask=(columns < N)[:, None] & real, other=0.0)
             if IN_INT32:
                 sums = tl.dot(a, b.T, sums, out_dtype=tl.int32)
+            elif not GROUPED:
+                sums = tl.dot(a, b.T, sums)
             else:
                 # The limit also keeps the compiler from adding into the tensor cores' own accumulator.
                 product = tl.dot(a, b.T, max_num_imprecise_acc=BLOCK_K).to(tl.float32)
-                if GROUPED:
-                    scale = tl.load(scales_ptr + k // BLOCK_K, mask=rows < M, other=0.0)
-                    product *= scale[:, None]
-                sums += product
+                scale = tl.load(scales_ptr + k // BLOCK_K, mask=rows < M, other=0.0)
+                sums += product * scale[:, None]
 
         acc = sums.to(tl.float32)
         weight_scale = tl.load(weight_scale_ptr + columns, mask=columns < N, other=0.0)
@@ -183,8 +185,14 @@ def linear_8bit(
         y_scale = torch.empty(rows, groups, dtype=torch.float32, device=x.device)
     if rows and columns:
         hardware = hardware or hardware_of(x.device)
-        whole = y_scale is not None
-        tile = linear_8bit_tile(rows, columns, depth, hardware, whole_groups=whole)
+        tile = linear_8bit_tile(
+            rows,
+            columns,
+            depth,
+            hardware,
+            promoted=x_scale.shape[1] > 1,
+            whole_groups=y_scale is not None,
+        )
         operands = (x, x_scale.contiguous(), weight, weight_scale, bias, residual)
         _launch(tile, hardware, y, y_scale, *operands, activation=activation)
     return y, y_scale

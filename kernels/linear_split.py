@@ -20,8 +20,7 @@ import triton.language as tl
 from clipfast.kernels.activations import activate
 from clipfast.kernels.configs import Hardware, Split, row_warps
 from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
-from clipfast.kernels.linear import described
-from clipfast.kernels.operands import has_aligned_rows, row_stride
+from clipfast.kernels.operands import described, has_aligned_rows, row_stride
 
 
 # One kernel for every M: no access is wider where it is a multiple of 16.

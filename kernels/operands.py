@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from clipfast.errors import ConfigurationError
 
@@ -64,6 +65,11 @@ def has_aligned_rows(x: torch.Tensor | None) -> bool:
     if x is None:
         return True
     return x.data_ptr() % 16 == 0 and x.stride(0) * x.dtype.itemsize % 16 == 0
+
+
+def described(matrix: torch.Tensor | None, block: tuple[int, int]) -> TensorDescriptor | None:
+    """The matrix as TMA sees it, in blocks."""
+    return None if matrix is None else TensorDescriptor.from_tensor(matrix, list(block))
 
 
 def row_stride(x: torch.Tensor | None) -> int:

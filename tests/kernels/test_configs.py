@@ -93,10 +93,22 @@ def test_one_wave_of_larger_tiles_beats_two_of_smaller_ones() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_8bit_tiles_are_small_for_few_rows_and_hold_whole_groups_where_asked(family: int) -> None:
     hardware = Hardware(family, 132)
-    few = [linear_8bit_tile(50, 768, 768, hardware, whole_groups=whole) for whole in (False, True)]
+    few = [
+        linear_8bit_tile(50, 768, 768, hardware, promoted=True, whole_groups=whole)
+        for whole in (False, True)
+    ]
     assert [tile.n for tile in few] == [64, 128]
-    many = linear_8bit_tile(65_792, 4096, 1024, hardware, whole_groups=False)
+    many = linear_8bit_tile(65_792, 4096, 1024, hardware, promoted=True, whole_groups=False)
     assert many == configs.LINEAR_8BIT[family][0]
+
+
+def test_8bit_rows_of_one_scale_need_no_second_accumulator() -> None:
+    hardware = Hardware(90, 132)
+    tiles = [
+        linear_8bit_tile(65_792, 4096, 1024, hardware, promoted=promoted, whole_groups=True)
+        for promoted in (False, True)
+    ]
+    assert [(tile.m, tile.n) for tile in tiles] == [(128, 256), (128, 128)]
 
 
 @pytest.mark.parametrize("architecture", [80, 86, 89, 90, 100, 120])
