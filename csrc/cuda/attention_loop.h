@@ -1,8 +1,6 @@
-// out = softmax(q k^T) v for tiles of 16 query rows a warp, on tensor cores, as templates over a
-// machine.
+// out = softmax(q k^T) v for tiles of 16 query rows a warp, on tensor cores, over a machine.
 //
-//   S (16 x keys) = Q K^T;  P = 2^((S - max) log2 e);  O = (P V) / sum P            # the softmax
-//   scale is in Q
+//   S (16 x keys) = Q K^T;  P = 2^((S - max) log2 e);  O = (P V) / sum P    # the scale is in Q
 //
 // Scores, statistics and sums are fp32; P is rounded to the storage type, unnormalised. Keys are
 // scored in eights and weighed in sixteens (a last eight by m16n8k8), so 50, 197 and 257 keys cost
@@ -23,6 +21,9 @@ __device__ __forceinline__ void attend_resident(M& m, const AttentionParams& p,
     constexpr int kChunks = kHeadDim / kChunkElements;
     constexpr uint32_t kTileBytes = 8 * kChunks * kChunkBytes;
     constexpr uint32_t kKeys = 0, kValues = kKeyTiles * kTileBytes, kScratch = 2 * kValues;
+    // Eights of keys are scored in fours, whose products run side by side between two branches; in
+    // twos where 128 registers hold no more.
+    constexpr int kGroups = kKeyTiles == 10 ? 5 : (kKeyTiles + 2) / 4;
     const DenseBlock block(m.block_x(), p.heads, plan.row_blocks);
     const Head head = find_head(m, p, kHeadDim, block.sequence, block.head);
 
@@ -47,11 +48,11 @@ __device__ __forceinline__ void attend_resident(M& m, const AttentionParams& p,
         float s[kKeyTiles][4];
         float largest[2] = {-INFINITY, -INFINITY};
 #pragma unroll
-        for (int n = 0; n < kKeyTiles; ++n) {
-            score_eight_keys<M, T, kChunks>(m, q, kKeys + n * kTileBytes, s[n]);
-            if ((n + 1) * 8 > head.rows) mask_scores(m, n * 8, visible, s[n]);
-#pragma unroll
-            for (int e = 0; e < 4; ++e) largest[e >> 1] = fmaxf(largest[e >> 1], s[n][e]);
+        for (int group = 0; group < kGroups; ++group) {
+            const int first = kKeyTiles * group / kGroups, end = kKeyTiles * (group + 1) / kGroups;
+            score_eights<M, T, kChunks>(m, q, kKeys, first, end, s);
+            if (end * 8 > head.rows) mask_eights(m, first, end, visible, s);
+            find_largest(first, end, s, largest);
         }
         if (round == rounds.first) {
             m.template wait_copies<0>();
@@ -126,8 +127,9 @@ struct RunningRows {
     float o[kChunks][4] = {};
 };
 
-// Folds kKeyTiles * 8 keys, the first `live` eights of which matter, into the running softmax.
-// Whole tiles take no branches; kWhole says that all eights matter and that nothing is masked.
+// Folds kKeyTiles * 8 keys, the first `live` eights of which matter, into the running softmax, in
+// sixteens. Whole tiles take no branches; kWhole says that all eights matter and that nothing is
+// masked.
 template <class M, class T, int kChunks, int kKeyTiles, bool kWhole>
 __device__ __forceinline__ void attend_tile(M& m, const uint32_t (&q)[kChunks][2], uint32_t keys_at,
                                             uint32_t values_at, int live, const int (&visible)[2],
@@ -136,15 +138,15 @@ __device__ __forceinline__ void attend_tile(M& m, const uint32_t (&q)[kChunks][2
     float s[kKeyTiles][4];
     float now[2] = {rows.largest[0], rows.largest[1]};
 #pragma unroll
-    for (int n = 0; n < kKeyTiles; ++n) {
-        if (kWhole || n < live) {
-            score_eight_keys<M, T, kChunks>(m, q, keys_at + n * kTileBytes, s[n]);
-            if (!kWhole) mask_scores(m, n * 8, visible, s[n]);
+    for (int first = 0; first < kKeyTiles; first += 2) {
+        if (kWhole || first < live) {
+            score_eights<M, T, kChunks>(m, q, keys_at, first, first + 2, s);
+            if (!kWhole) mask_eights(m, first, first + 2, visible, s);
         } else {
-            s[n][0] = s[n][1] = s[n][2] = s[n][3] = -INFINITY;
-        }
 #pragma unroll
-        for (int e = 0; e < 4; ++e) now[e >> 1] = fmaxf(now[e >> 1], s[n][e]);
+            for (int e = 0; e < 8; ++e) s[first + e / 4][e % 4] = -INFINITY;
+        }
+        find_largest(first, first + 2, s, now);
     }
     uint32_t p[kKeyTiles][2];
     float scaled[2];

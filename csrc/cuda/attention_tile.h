@@ -93,19 +93,31 @@ __device__ __forceinline__ void store_rows(M& m, const Head& head, int first_row
     }
 }
 
-// s = Q K^T for the eight keys whose rows begin at byte `keys_at`.
-template <class M, class T, int kChunks>
-__device__ __forceinline__ void score_eight_keys(M& m, const uint32_t (&q)[kChunks][2],
-                                                 uint32_t keys_at, float (&s)[4]) {
-    uint32_t k[kChunks];
-    load_eight_rows<M, kChunks, false>(m, keys_at, k);
-    s[0] = s[1] = s[2] = s[3] = 0.0f;
+// s = Q K^T for eights first .. end - 1 of the keys whose rows begin at byte `keys_at`, their
+// products side by side: each waits for its own predecessor only.
+template <class M, class T, int kChunks, int kKeyTiles>
+__device__ __forceinline__ void score_eights(M& m, const uint32_t (&q)[kChunks][2],
+                                             uint32_t keys_at, int first, int end,
+                                             float (&s)[kKeyTiles][4]) {
+    uint32_t k[kKeyTiles][kChunks];
+#pragma unroll
+    for (int n = first; n < end; ++n) {
+        load_eight_rows<M, kChunks, false>(m, keys_at + n * 8 * kChunks * kChunkBytes, k[n]);
+        s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0.0f;
+    }
 #pragma unroll
     for (int c = 0; c + 2 <= kChunks; c += 2) {
-        m.template multiply_16<T>(s, q[c][0], q[c][1], q[c + 1][0], q[c + 1][1], k[c], k[c + 1]);
+#pragma unroll
+        for (int n = first; n < end; ++n) {
+            m.template multiply_16<T>(s[n], q[c][0], q[c][1], q[c + 1][0], q[c + 1][1], k[n][c],
+                                      k[n][c + 1]);
+        }
     }
     if constexpr (kChunks % 2 == 1) {
-        m.template multiply_8<T>(s, q[kChunks - 1][0], q[kChunks - 1][1], k[kChunks - 1]);
+#pragma unroll
+        for (int n = first; n < end; ++n) {
+            m.template multiply_8<T>(s[n], q[kChunks - 1][0], q[kChunks - 1][1], k[n][kChunks - 1]);
+        }
     }
 }
 
@@ -118,6 +130,24 @@ __device__ __forceinline__ void mask_scores(M& m, int column, const int (&visibl
     for (int e = 0; e < 4; ++e) {
         if (mine + (e & 1) >= visible[e >> 1]) s[e] = -INFINITY;
     }
+}
+
+// The same for eights first .. end - 1 of the keys.
+template <class M, int kKeyTiles>
+__device__ __forceinline__ void mask_eights(M& m, int first, int end, const int (&visible)[2],
+                                            float (&s)[kKeyTiles][4]) {
+#pragma unroll
+    for (int n = first; n < end; ++n) mask_scores(m, n * 8, visible, s[n]);
+}
+
+// Raises `largest` to the largest score of each row in eights first .. end - 1.
+template <int kKeyTiles>
+__device__ __forceinline__ void find_largest(int first, int end, const float (&s)[kKeyTiles][4],
+                                             float (&largest)[2]) {
+#pragma unroll
+    for (int n = first; n < end; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) largest[e >> 1] = fmaxf(largest[e >> 1], s[n][e]);
 }
 
 // p = 2^((s - largest) log2 e) as A words, adding its rows to `total`. scaled_largest: log2 e times
