@@ -6,8 +6,9 @@ python -m benchmarks.cuda_report --tighten               lower the budgets to wh
 python -m benchmarks.cuda_report --loosen "REASON"       raise them to what is measured, the reason kept beside each
 python -m benchmarks.cuda_report --faults                seed a fault for every gate; exit 1 when one goes unseen
 
-The gates are compiled/cuda_gates.py; budgets hold registers, shared memory of the largest launch, and accesses narrower
-than 16 bytes. They find the wrong path and the kernel that cannot launch; not races, not speed.
+The gates are compiled/cuda_gates.py; budgets hold registers, shared memory of the largest launch, accesses narrower
+than 16 bytes, and the parts into which branches divide the products. They find the wrong path and the kernel that
+cannot launch; not races, not speed.
 """
 
 from __future__ import annotations

@@ -20,10 +20,12 @@ RESERVED_BYTES = 1024  # of shared memory per block, by the system
 @dataclass(frozen=True)
 class Family:
     """products: whether it multiplies on tensor cores. accesses: the only widths of global memory that it may use,
-    in bytes; the first one carries its bulk and must be there."""
+    in bytes; the first one carries its bulk and must be there. constants: those that load weights only, which no kernel
+    writes."""
 
     products: bool
     accesses: tuple[str, ...]
+    constants: tuple[str, ...] = ()
 
 
 # Words of 4 bytes: offsets of sequences, last chunks that four lanes do not share, and the class token's row.
@@ -34,8 +36,12 @@ FAMILIES = {
     "attention_packed": Family(True, _ATTENTION),
     "attention_pool_kernel": Family(False, ("load 16", "load 4", "store 4")),
     # Bias, class row and positions in pairs of either type; pixels of patches of 14 in pairs, their weights in 8 bytes.
-    "patch_embed_kernel": Family(True, ("copy 16", "load 16", "store 16", "load 8", "load 4")),
-    "patch_embed_kernel 14": Family(True, ("copy 8", "load 2", "store 16", "load 8", "load 4")),
+    "patch_embed_kernel": Family(
+        True, ("copy 16", "load 16", "store 16", "load 8", "load 4"), ("load 8", "load 4")
+    ),
+    "patch_embed_kernel 14": Family(
+        True, ("copy 8", "load 2", "store 16", "load 8", "load 4"), ("load 8", "load 4")
+    ),
     "top_k_scan": Family(True, ("copy 16", "load 8", "store 8")),
     "top_k_merge": Family(False, ("load 8", "store 8", "store 4")),
     "similarity_scan": Family(True, ("copy 16", "store 4", "store 8")),

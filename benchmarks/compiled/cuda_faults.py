@@ -36,10 +36,13 @@ def _in_body(statement: str) -> Change:
     return "cuda/patch_embed.cu", "    Gpu m;\n", f"    {statement}\n    Gpu m;\n"
 
 
-def _over_budget() -> list[str]:
-    measured = figures(_kernel("90a"))
-    assert over_budget(measured, measured) == []
-    return over_budget(measured, {**measured, "registers": measured["registers"] - 1})
+def _over_budget(*changes: Change, registers: int = 0) -> list[str]:
+    """A changed kernel against the budget of the unchanged one, or of one with more registers."""
+    budget = figures(_kernel("90a"))
+    assert over_budget(budget, budget) == []
+    return over_budget(
+        figures(_kernel("90a", *changes)), {**budget, "registers": budget["registers"] + registers}
+    )
 
 
 BLOCKS = (
@@ -56,6 +59,19 @@ PRODUCT = 'asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "'
 SUM = "d[0] += __uint_as_float(a0 ^ a1 ^ a2 ^ a3 ^ b0 ^ b1); return;"
 NO_PRODUCT = ("cuda/gpu_machine.h", PRODUCT, f"{SUM} {PRODUCT}")
 NARROW = ("cuda/patch_embed_loop.h", "kPatch == 14 ? 8 : 16", "8")
+WAIT = "griddepcontrol.wait; "
+NO_WAIT = ("cuda/gpu_machine.h", WAIT, "")
+NO_START = ("cuda/gpu_machine.h", " griddepcontrol.launch_dependents;", "")
+PIXELS = (
+    "cuda/gpu_machine.h",
+    "const uint4 v = *reinterpret_cast<const uint4*>(address);",
+    "const uint4 v = __ldg(reinterpret_cast<const uint4*>(address));",
+)
+PARTED = (
+    "cuda/product_loop.h",
+    "m.template multiply_16<T>(",
+    "if (m.thread_anew() + j < kProductThreads) m.sync_warp(); m.template multiply_16<T>(",
+)
 STAGES = ("cuda/product_loop.h", "constexpr int kStages = 4;", "constexpr int kStages = 8;")
 BOUND = "__launch_bounds__(kProductThreads, kPatchBlocksPerMultiprocessor)"
 NO_BOUND = ("cuda/patch_embed.cu", BOUND, "__launch_bounds__(kProductThreads, 1)")
@@ -98,5 +114,16 @@ FAULTS = {
     "an accumulator touched between two wgmma": Fault(
         lambda: _refused("90a", _in_body(SERIAL)), "wgmma.mma_async instructions are serialized"
     ),
-    "one register over the budget": Fault(_over_budget, "registers; the budget is"),
+    "no wait for the kernel before": Fault(lambda: _gated("90a", NO_WAIT), "before ACQBULK"),
+    "a store before that wait": Fault(
+        lambda: _gated("90a", _in_body("p.out[0] = 0;")), "before ACQBULK"
+    ),
+    "a kernel after that is not let begin": Fault(lambda: _gated("90a", NO_START), "no PREEXIT"),
+    "pixels that are loaded before that wait": Fault(
+        lambda: _gated("90a", PIXELS), "loads of constants 'load 16'"
+    ),
+    "a branch between products": Fault(lambda: _over_budget(PARTED), "parts; the budget is"),
+    "one register over the budget": Fault(
+        lambda: _over_budget(registers=-1), "registers; the budget is"
+    ),
 }

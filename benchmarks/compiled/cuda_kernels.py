@@ -16,6 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,8 +27,20 @@ STRICT = (
     "-Xcompiler=-Wall,-Wextra,-Werror",
     "-Xptxas=-v,--warn-on-spills,--warn-on-local-memory-usage,--warning-as-error",
 )
-# Global loads, stores and asynchronous copies, by the first word of their machine instruction.
-ACCESSES = {"LDG": "load", "STG": "store", "LDGSTS": "copy"}
+# Loads, stores and asynchronous copies of global memory, by the first word of their machine instruction; generic ones
+# are what the compiler makes of an address whose memory it does not know.
+ACCESSES = {
+    "LDG": "load",
+    "STG": "store",
+    "LDGSTS": "copy",
+    "LD": "generic load",
+    "ST": "generic store",
+    "ATOM": "atomic",
+    "ATOMG": "atomic",
+    "RED": "atomic",
+}
+# Where one stretch of machine code without a branch ends.
+BRANCHES = {"BRA", "BRX", "JMP", "CALL", "RET", "EXIT", "BSYNC"}
 WIDTHS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
 
 Change = tuple[str, str, str]  # file under csrc/, what it says, what it says instead
@@ -40,7 +53,7 @@ class CompileError(RuntimeError):
 @dataclass(frozen=True)
 class Kernel:
     """One kernel of one architecture. name: "attention_resident<Bfloat16, 64, 33>". shared: static bytes.
-    spills: bytes. instructions: how often each machine instruction stands in the code."""
+    spills: bytes. code: its machine instructions in order, "LDG.E.128.CONSTANT"."""
 
     name: str
     architecture: str
@@ -48,7 +61,12 @@ class Kernel:
     shared: int
     stack: int
     spills: int
-    instructions: Counter[str]
+    code: tuple[str, ...]
+
+    @cached_property
+    def instructions(self) -> Counter[str]:
+        """How often each machine instruction stands in the code."""
+        return Counter(self.code)
 
     @property
     def family(self) -> str:
@@ -58,6 +76,16 @@ class Kernel:
     def products(self) -> int:
         """Instructions of the tensor cores."""
         return sum(count for word, count in self.instructions.items() if word.startswith("HMMA."))
+
+    @property
+    def parts(self) -> int:
+        """Stretches of code without a branch that hold products: those of different stretches run one after another."""
+        ends = [at for at, word in enumerate(self.code) if word.partition(".")[0] in BRANCHES]
+        stretches = zip([0, *ends], [*ends, len(self.code)], strict=True)
+        return sum(
+            any(word.startswith("HMMA.") for word in self.code[first:end])
+            for first, end in stretches
+        )
 
     @property
     def local(self) -> int:
@@ -70,11 +98,22 @@ class Kernel:
         """Accesses of global memory: {"copy 16": how often, ...}, widths in bytes."""
         found: Counter[str] = Counter()
         for word, count in self.instructions.items():
-            first, *rest = word.split(".")
-            if first in ACCESSES:
-                width = next((WIDTHS[part] for part in rest if part in WIDTHS), 4)
-                found[f"{ACCESSES[first]} {width}"] += count
+            if (access := access_of(word)) is not None:
+                found[access] += count
         return dict(sorted(found.items()))
+
+    @property
+    def constants(self) -> set[str]:
+        """Loads of what no kernel writes, which may run before the wait for the kernel before."""
+        return {str(access_of(word)) for word in self.instructions if word.endswith(".CONSTANT")}
+
+
+def access_of(word: str) -> str | None:
+    """What a machine instruction does to global memory, and its width in bytes: "load 16", or None."""
+    first, *rest = word.split(".")
+    if first not in ACCESSES:
+        return None
+    return f"{ACCESSES[first]} {next((WIDTHS[part] for part in rest if part in WIDTHS), 4)}"
 
 
 def sources() -> list[str]:
@@ -117,7 +156,7 @@ def compile_kernels(
     """
     cubin = _compile(source, architecture, changes, options)
     log = cubin.with_suffix(".log").read_text()
-    code = {name: Counter(words) for name, words in _machine_code(cubin)}
+    code = {name: tuple(words) for name, words in _machine_code(cubin)}
     return [
         Kernel(name, architecture, registers, shared, stack, spills, code[name])
         for name, registers, shared, stack, spills in _resources(log)

@@ -17,6 +17,16 @@ extern __shared__ __align__(16) char dynamic_shared_memory[];
 
 class Gpu {
   public:
+    // The first thing that a kernel makes. Its launch may have begun under the end of the kernel
+    // before it (launch.h): here it waits until that one is complete and its writes are seen, and
+    // lets the kernel after it begin likewise. Every kernel waits, so whatever came earlier is
+    // complete too.
+    __device__ __forceinline__ Gpu() {
+#if __CUDA_ARCH__ >= 900
+        asm volatile("griddepcontrol.wait; griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+    }
+
     __device__ __forceinline__ int thread() const { return static_cast<int>(threadIdx.x); }
     // The same, read anew: what follows from it is computed where it stands, not kept in registers
     // through a loop.
@@ -35,17 +45,27 @@ class Gpu {
     __device__ __forceinline__ bool sync_or(bool value) { return __syncthreads_or(value) != 0; }
     __device__ __forceinline__ void sync_warp() { __syncwarp(); }
 
-    // --- memory; `load` is for what no thread of this launch writes ---
+    // --- memory; `load` is for what no thread of this launch writes, `load_constant` for what no
+    // kernel does: the compiler may move it anywhere, before the constructor's wait too ---
 
     template <class T>
     __device__ __forceinline__ T load(const T* address) {
-        return __ldg(address);
+        __builtin_assume(__isGlobal(address));  // which an address that was itself loaded hides
+        return *address;
     }
     __device__ __forceinline__ Vector16 load(const Vector16* address) {
-        const uint4 v = __ldg(reinterpret_cast<const uint4*>(address));
+        const uint4 v = *reinterpret_cast<const uint4*>(address);
         return {{v.x, v.y, v.z, v.w}};
     }
     __device__ __forceinline__ FloatPair load(const FloatPair* address) {
+        const float2 v = *reinterpret_cast<const float2*>(address);
+        return {v.x, v.y};
+    }
+    template <class T>
+    __device__ __forceinline__ T load_constant(const T* address) {
+        return __ldg(address);
+    }
+    __device__ __forceinline__ FloatPair load_constant(const FloatPair* address) {
         const float2 v = __ldg(reinterpret_cast<const float2*>(address));
         return {v.x, v.y};
     }

@@ -1,8 +1,11 @@
-// Launching a kernel: the device's limits, and shared memory beyond the default 48 KiB.
+// Launching a kernel: the device's limits, shared memory beyond the default 48 KiB, and a start
+// under the end of the kernel before it. Source: CUDA C++ Programming Guide, "Programmatic
+// Dependent Launch".
 #pragma once
 
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstdint>
 
 namespace clipfast::cuda {
@@ -12,6 +15,21 @@ inline int device_attribute(cudaDeviceAttr attribute) {
     int device = 0, value = 0;
     if (cudaGetDevice(&device) != cudaSuccess) return 0;
     return cudaDeviceGetAttribute(&value, attribute, device) == cudaSuccess ? value : 0;
+}
+
+// Whether kernels of the current device may start under the end of the kernel before: from compute
+// capability 9.0 on, for which they are compiled to wait (gpu_machine.h). Asked once a device.
+inline bool starts_early() {
+    constexpr int kDevices = 64, kFirst = 9;
+    static std::atomic<int> majors[kDevices];  // 0: not asked yet
+    int device = 0;
+    if (cudaGetDevice(&device) != cudaSuccess || device >= kDevices) return false;
+    int major = majors[device].load(std::memory_order_relaxed);
+    if (major == 0) {
+        major = device_attribute(cudaDevAttrComputeCapabilityMajor);
+        majors[device].store(major, std::memory_order_relaxed);
+    }
+    return major >= kFirst;
 }
 
 // An empty grid launches nothing.
@@ -27,7 +45,17 @@ cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, i
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
         if (error != cudaSuccess) return error;
     }
-    kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream>>>(arguments...);
+    cudaLaunchAttribute early{};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+    config.stream = stream;
+    config.attrs = &early;
+    config.numAttrs = starts_early() ? 1 : 0;
+    cudaLaunchKernelEx(&config, kernel, arguments...);
     return cudaGetLastError();
 }
 

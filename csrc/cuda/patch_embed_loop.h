@@ -113,16 +113,16 @@ class PixelPatches {
     Load held_[kLoads];
 };
 
-// Numbers i and i + 1, i even.
+// Numbers i and i + 1, i even, of a model's weights.
 template <class M, class T>
 __device__ __forceinline__ FloatPair load_pair(M& m, const Numbers& numbers, int64_t i) {
     if (numbers.data == nullptr) return {0.0f, 0.0f};
     if (numbers.wide) {
-        return m.load(
+        return m.load_constant(
             reinterpret_cast<const FloatPair*>(static_cast<const float*>(numbers.data) + i));
     }
     const auto* halves = static_cast<const uint16_t*>(numbers.data) + i;
-    return m.template unpack<T>(m.load(reinterpret_cast<const uint32_t*>(halves)));
+    return m.template unpack<T>(m.load_constant(reinterpret_cast<const uint32_t*>(halves)));
 }
 
 // Adds bias and positions and stores 16 bytes a lane; the thread that stores a first patch stores

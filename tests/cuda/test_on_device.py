@@ -184,6 +184,36 @@ def test_published_patch_embed_beyond_32_bits_of_bytes():
     assert (out == alone).all()
 
 
+def run_chain(pixels: torch.Tensor, parameters: list[torch.Tensor], wait=lambda: None):
+    """Tokens, attention over them as (q, k, v), and a pool over both: each reads what the kernel before it writes."""
+    heads, length = 16, 50
+    qkv = here.patch_embed(pixels, *parameters).flatten(0, 1)
+    wait()
+    out = here.attention(qkv, heads, length=length)
+    wait()
+    return here.attention_pool(out[: len(pixels)], qkv[:, : 2 * 1024], heads, length=length)
+
+
+@published
+@pytest.mark.parametrize("images", [1, 64])
+def test_published_kernels_in_a_row_wait_for_each_other(images):
+    parameters = [normal(3072, 3072) / 3000, normal(3072), normal(3072), normal(49, 3072)]
+    batches = [
+        torch.randint(0, 256, (images, 3, 224, 224), dtype=torch.uint8, device=here.device)
+        for _ in range(20)
+    ]
+    alone = [run_chain(pixels, parameters, torch.cuda.synchronize) for pixels in batches]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = [run_chain(pixels, parameters) for pixels in batches]
+    for _ in range(5):
+        in_a_row = [run_chain(pixels, parameters) for pixels in batches]
+        graph.replay()
+        torch.cuda.synchronize()
+        assert all(map(torch.equal, in_a_row, alone))
+        assert all(map(torch.equal, captured, alone))
+
+
 def check_resize(shapes: list[tuple[int, int]], size: int) -> None:
     """The oracle is the integer one, which tests here hold to Pillow's bits."""
     generator = torch.Generator().manual_seed(size)

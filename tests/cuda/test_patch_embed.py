@@ -101,6 +101,11 @@ FAULTS = {
         "static_cast<int64_t>(cell) * width + column",
         "static_cast<int64_t>(cell == 0 ? 0 : cell - 1) * width + column",
     ),
+    "pixels as constants": (
+        "cuda/patch_embed_loop.h",
+        "m.load(reinterpret_cast<const Load*>",
+        "m.load_constant(reinterpret_cast<const Load*>",
+    ),
     "one buffer instead of two": (
         "cuda/patch_embed_loop.h",
         "return at_ + step % 2 * kSliceBytes;",

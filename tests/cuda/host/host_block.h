@@ -101,15 +101,19 @@ inline void HostBlock::fail(const std::string& message) {
     _longjmp(scheduler_, 1);
 }
 
-inline void HostBlock::check_global(const void* address, size_t bytes, size_t alignment,
-                                    bool write) {
+inline void HostBlock::check_global(const void* address, size_t bytes, size_t alignment, bool write,
+                                    bool constant) {
     const auto* at = static_cast<const char*>(address);
     if (reinterpret_cast<uintptr_t>(at) % alignment != 0) {
         fail("a global access of " + std::to_string(bytes) + " bytes is not aligned");
     }
     for (const Region& region : regions_) {
-        if (at >= region.begin && at + bytes <= region.end && (region.writable || !write)) return;
+        if (at >= region.begin && at + bytes <= region.end && (region.writable || !write) &&
+            (region.constant || !constant)) {
+            return;
+        }
     }
+    if (constant) fail("a load of a constant lies outside the constants");
     fail(write ? "a global write lies outside the output"
                : "a global read lies outside the inputs");
 }

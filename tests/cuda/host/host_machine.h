@@ -1,12 +1,12 @@
 // A machine for the kernels' loops on a processor: every thread of a block is a fiber, and what a
 // GPU leaves undefined is an error here.
 //
-// Checked: global accesses lie inside the declared regions and are aligned; shared accesses lie
-// inside the block, were written before they are read, and are ordered against other threads' by a
-// barrier (or within a warp by sync_warp); lanes of a warp meet in the same collective operation;
-// no barrier is left waiting. An asynchronous copy destroys its target when it is issued and
-// delivers when it is waited for: the two latest and earliest moments that a GPU may choose.
-// Counted: rows of ldmatrix that share a bank.
+// Checked: global accesses lie inside the declared regions, loads of constants inside constant
+// ones, and are aligned; shared accesses lie inside the block, were written before they are read,
+// and are ordered against other threads' by a barrier (or within a warp by sync_warp); lanes of a
+// warp meet in the same collective operation; no barrier is left waiting. An asynchronous copy
+// destroys its target when it is issued and delivers when it is waited for: the two latest and
+// earliest moments that a GPU may choose. Counted: rows of ldmatrix that share a bank.
 #pragma once
 
 #include <ucontext.h>
@@ -30,12 +30,18 @@ struct Region {
     const char* begin;
     const char* end;
     bool writable;
+    bool constant = false;  // no kernel writes it
 };
 
 template <class T>
 Region readable(const T* data, int64_t count) {
     return {reinterpret_cast<const char*>(data), reinterpret_cast<const char*>(data + count),
             false};
+}
+template <class T>
+Region constant(const T* data, int64_t count) {
+    return {reinterpret_cast<const char*>(data), reinterpret_cast<const char*>(data + count), false,
+            true};
 }
 template <class T>
 Region writable(T* data, int64_t count) {
@@ -95,7 +101,8 @@ class HostBlock {
     void suspend();
     [[noreturn]] void fail(const std::string& message);
     static void enter(unsigned low, unsigned high);
-    void check_global(const void* address, size_t bytes, size_t alignment, bool write);
+    void check_global(const void* address, size_t bytes, size_t alignment, bool write,
+                      bool constant = false);
     void check_shared(uint32_t at, size_t bytes, size_t alignment);
     void note_read(int thread, uint32_t at, size_t bytes);
     void note_write(int thread, uint32_t at, size_t bytes, bool atomic = false);
@@ -144,6 +151,11 @@ class Host {
     template <class T>
     T load(const T* address) {
         block_.check_global(address, sizeof(T), alignof(T), false);
+        return *address;
+    }
+    template <class T>
+    T load_constant(const T* address) {
+        block_.check_global(address, sizeof(T), alignof(T), false, true);
         return *address;
     }
     template <class T>

@@ -47,7 +47,7 @@ const char* patch_embed(const uint8_t* pixels, const uint16_t* weight, const voi
     const int64_t cells = int64_t{p.grid} * p.grid;
     const auto numbers = [](const Numbers& n, int64_t count) {
         const auto* data = static_cast<const char*>(n.data);
-        return readable(data, data == nullptr ? 0 : count * (n.wide ? 4 : 2));
+        return constant(data, data == nullptr ? 0 : count * (n.wide ? 4 : 2));
     };
     HostBlock::Options options;
     options.blocks = patch_embed_blocks(p);
