@@ -24,7 +24,7 @@ __device__ __forceinline__ void attend_resident(M& m, const AttentionParams& p,
     // Eights of keys are scored in fours, whose products run side by side between two branches; in
     // twos where 128 registers hold no more.
     constexpr int kGroups = kKeyTiles == 10 ? 5 : (kKeyTiles + 2) / 4;
-    const DenseBlock block(m.block_x(), p.heads, plan.row_blocks);
+    const DenseBlock block(m.block_x(), p.heads, plan.row_blocks + (plan.query_block > 0));
     const Head head = find_head(m, p, kHeadDim, block.sequence, block.head);
 
     copy_rows<M, kChunks>(m, m.thread(), m.threads(), kKeys, head.query + head.width, head.stride,
@@ -80,7 +80,11 @@ __device__ __forceinline__ void attend_resident(M& m, const AttentionParams& p,
         for (int half = 0; half < 2; ++half) total[half] = quad_sum(m, total[half]);
         store_rows<M, T, kChunks>(m, head, first_row, o, total);
     }
-    if (plan.first_row && block.row_block == 0) {
+    if (plan.first_row && block.row_block == plan.query_block) {
+        if (rounds.first == rounds.end) {
+            m.template wait_copies<0>();
+            m.sync();
+        }
         attend_one_query<M, T>(m, head.query, SharedRows<kChunks>{kKeys},
                                SharedRows<kChunks>{kValues}, head.rows, kChunks, kScratch,
                                head.out);
@@ -127,9 +131,8 @@ struct RunningRows {
     float o[kChunks][4] = {};
 };
 
-// Folds kKeyTiles * 8 keys, the first `live` eights of which matter, into the running softmax, in
-// sixteens. Whole tiles take no branches; kWhole says that all eights matter and that nothing is
-// masked.
+// Folds kKeyTiles * 8 keys into the running softmax, in sixteens; the first `live` eights matter.
+// kWhole: all do, nothing is masked, and there are no branches.
 template <class M, class T, int kChunks, int kKeyTiles, bool kWhole>
 __device__ __forceinline__ void attend_tile(M& m, const uint32_t (&q)[kChunks][2], uint32_t keys_at,
                                             uint32_t values_at, int live, const int (&visible)[2],

@@ -53,6 +53,7 @@ struct AttentionPlan {
     int32_t warps;         // a block
     int32_t row_blocks;    // blocks among which the rows of one (sequence, head) are divided
     int32_t first_row;     // 1 when the class token's query runs off the tensor cores, else 0
+    int32_t query_block;   // the row block that serves it: the first, or one more, after the last
     int32_t kept_rows;     // online: rows of K, and of V, in shared memory
     bool keeps_all;        // online: they are all rows, each loaded once; else a ring of tiles
     int32_t shared_bytes;  // a block
@@ -165,6 +166,12 @@ inline AttentionPlan plan_attention(const AttentionParams& params, int head_dim,
     plan.first_row = !params.causal && length > kRowTile && length % kRowTile == 1;
     if (!params.causal && try_resident(plan, length, head_dim, device)) {
         share_rows(plan, ceil_divide(length - plan.first_row, kRowTile), head_dim, units, device);
+        // After the first block's rounds the query would be the last to finish: where one more
+        // block a head runs beside the others, it has its own.
+        const int side_by_side = device.multiprocessors * plan.blocks_a_multiprocessor;
+        if (plan.first_row && int64_t{units} * (plan.row_blocks + 1) <= side_by_side) {
+            plan.query_block = plan.row_blocks;
+        }
         return plan;
     }
     plan.loop = AttentionLoop::online;
@@ -186,7 +193,7 @@ inline AttentionPlan plan_attention(const AttentionParams& params, int head_dim,
 inline int64_t blocks_of(const AttentionParams& params, const AttentionPlan& plan) {
     const int64_t units = static_cast<int64_t>(params.sequences) * params.heads;
     if (plan.loop == AttentionLoop::packed) return (units + plan.warps - 1) / plan.warps;
-    return params.length == 0 ? 0 : units * plan.row_blocks;
+    return params.length == 0 ? 0 : units * (plan.row_blocks + (plan.query_block > 0));
 }
 
 }  // namespace clipfast::cuda

@@ -201,14 +201,15 @@ struct DenseBlock {
 };
 
 // Rounds of row tiles that belong to this block: round r is tiles r * warps .. r * warps + warps
-// - 1.
+// - 1. A block after the last has none.
 struct Rounds {
     int first, end;
 
     __device__ __forceinline__ Rounds(int rows, int warps, int block, int blocks) {
         const int rounds = divide_up(divide_up(rows, kRowTile), warps);
         first = static_cast<int>(static_cast<int64_t>(rounds) * block / blocks);
-        end = static_cast<int>(static_cast<int64_t>(rounds) * (block + 1) / blocks);
+        end = block < blocks ? static_cast<int>(static_cast<int64_t>(rounds) * (block + 1) / blocks)
+                             : first;
     }
 };
 

@@ -35,6 +35,8 @@ struct GlobalRows {
     }
 };
 
+constexpr int kKeysAtOnce = 4;  // whose loads a quad has under way
+
 // Where the parts of the scratch begin.
 struct SingleQueryScratch {
     uint32_t query, scores, partial, reduction;
@@ -57,6 +59,19 @@ __device__ __forceinline__ float dot_chunk(M& m, uint32_t query, const Vector16&
         sum = fmaf(q.high, key.high, sum);
     }
     return sum;
+}
+
+// sums += p chunk, p at byte `weight`.
+template <class M, class T>
+__device__ __forceinline__ void add_weighted(M& m, uint32_t weight, const Vector16& chunk,
+                                             float (&sums)[kChunkElements]) {
+    const auto p = m.template shared_load<float>(weight);
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+        const FloatPair pair = m.template unpack<T>(chunk.word[w]);
+        sums[2 * w] = fmaf(p, pair.low, sums[2 * w]);
+        sums[2 * w + 1] = fmaf(p, pair.high, sums[2 * w + 1]);
+    }
 }
 
 // The sum or the largest of a value over the block, to every thread. `at`: one float a warp. Holds
@@ -83,21 +98,31 @@ __device__ __forceinline__ float block_reduce(M& m, uint32_t at, float value) {
 template <class M, class T, class Rows>
 __device__ __forceinline__ float score_keys(M& m, const SingleQueryScratch& scratch,
                                             const Rows& keys, int chunks, int first, int count) {
-    const int t = m.thread() & 3;
+    const int t = m.thread() & 3, step = m.threads() / 4;
     float largest = -INFINITY;
-    // Every lane of a warp takes every turn: the shuffles need them all.
-    for (int start = 0; start < count; start += m.threads() / 4) {
-        const int i = start + m.thread() / 4;
-        float score = 0.0f;
-        if (i < count) {
-            for (int c = t; c < chunks; c += 4) {
-                score += dot_chunk<M, T>(m, scratch.query + 32 * c, keys.chunk(m, first + i, c));
+    // Every lane of a warp takes every turn: the shuffles need them all. Keys beyond the last read
+    // it again.
+    for (int start = 0; start < count; start += kKeysAtOnce * step) {
+        const int mine = start + m.thread() / 4;
+        float score[kKeysAtOnce] = {};
+        for (int c = t; c < chunks; c += 4) {
+            Vector16 chunk[kKeysAtOnce];
+#pragma unroll
+            for (int u = 0; u < kKeysAtOnce; ++u) {
+                chunk[u] = keys.chunk(m, first + min(mine + u * step, count - 1), c);
+            }
+#pragma unroll
+            for (int u = 0; u < kKeysAtOnce; ++u) {
+                score[u] += dot_chunk<M, T>(m, scratch.query + 32 * c, chunk[u]);
             }
         }
-        score = quad_sum(m, score);
-        if (i < count) {
-            largest = fmaxf(largest, score);
-            if (t == 0) m.shared_store(scratch.scores + 4 * i, score);
+#pragma unroll
+        for (int u = 0; u < kKeysAtOnce; ++u) score[u] = quad_sum(m, score[u]);
+#pragma unroll
+        for (int u = 0; u < kKeysAtOnce; ++u) {
+            const int i = mine + u * step;
+            if (i < count) largest = fmaxf(largest, score[u]);
+            if (i < count && t == 0) m.shared_store(scratch.scores + 4 * i, score[u]);
         }
     }
     return largest;
@@ -139,14 +164,17 @@ __device__ __forceinline__ void attend_one_query(M& m, const uint16_t* query, co
 #pragma unroll
         for (int e = 0; e < kChunkElements; ++e) sums[e] *= shrink;
         if (slice < slices) {
-            for (int i = slice; i < here; i += slices) {
-                const float p = m.template shared_load<float>(scratch.scores + 4 * i);
-                const Vector16 chunk = values.chunk(m, first + i, column_chunk);
+            for (int start = slice; start < here; start += kKeysAtOnce * slices) {
+                Vector16 chunk[kKeysAtOnce];
 #pragma unroll
-                for (int w = 0; w < 4; ++w) {
-                    const FloatPair pair = m.template unpack<T>(chunk.word[w]);
-                    sums[2 * w] = fmaf(p, pair.low, sums[2 * w]);
-                    sums[2 * w + 1] = fmaf(p, pair.high, sums[2 * w + 1]);
+                for (int u = 0; u < kKeysAtOnce; ++u) {
+                    const int i = min(start + u * slices, here - 1);
+                    chunk[u] = values.chunk(m, first + i, column_chunk);
+                }
+#pragma unroll
+                for (int u = 0; u < kKeysAtOnce; ++u) {
+                    const int i = start + u * slices;
+                    if (i < here) add_weighted<M, T>(m, scratch.scores + 4 * i, chunk[u], sums);
                 }
             }
         }

@@ -30,6 +30,7 @@ class Plan:
     keeps_all: bool
     shared_bytes: int
     blocks_a_multiprocessor: int
+    query_block: int
 
 
 def plan(
@@ -43,13 +44,13 @@ def plan(
     causal: bool = False,
 ) -> Plan:
     limits = torch.tensor(DEVICES[architecture], dtype=torch.int32)
-    out = torch.zeros(9, dtype=torch.int32)
+    out = torch.zeros(10, dtype=torch.int32)
     load("design").plan(
         *(sequences, length, heads, head_dim, int(packed), int(causal)),
         *(address(limits), address(out)),
     )
-    loop, tiles, warps, blocks, first, kept, keeps, shared, side_by_side = out.tolist()
-    return Plan(LOOPS[loop], tiles, warps, blocks, first, kept, bool(keeps), shared, side_by_side)
+    loop, tiles, warps, blocks, first, kept, keeps, *rest = out.tolist()
+    return Plan(LOOPS[loop], tiles, warps, blocks, first, kept, bool(keeps), *rest)
 
 
 def attention(

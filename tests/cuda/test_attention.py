@@ -114,6 +114,22 @@ def test_rows_do_not_depend_on_the_batch_or_the_schedule():
         assert torch.equal(attention(qkv[rows], 1, length=257), batch[rows])
 
 
+QUERY_BESIDE_ROWS = (
+    "cuda/attention_plan.h",
+    "plan.query_block = plan.row_blocks;",
+    "plan.query_block = 0;",
+)
+
+
+@pytest.mark.parametrize("length", [65, 257])
+def test_the_class_query_has_the_same_bits_in_a_block_of_its_own(length):
+    alone, many = plan(90, 1, length, 1, 64), plan(90, 500, length, 1, 64)
+    assert alone.query_block == alone.row_blocks > many.query_block == 0
+    qkv = qkv_rows(length, 1, 64)
+    beside = attention(qkv, 1, length=length, changes=(QUERY_BESIDE_ROWS,))
+    assert torch.equal(attention(qkv, 1, length=length), beside)
+
+
 def test_large_scores_do_not_overflow():
     qkv = qkv_rows(257, 1, 64)
     qkv[:, :64] *= 40  # scores of several hundred: exp overflows without the maximum

@@ -13,7 +13,7 @@ using namespace clipfast::cuda;
 extern "C" {
 
 // plan_out: loop, key_tiles, warps, row_blocks, first_row, kept_rows, keeps_all, shared_bytes,
-// blocks_a_multiprocessor.
+// blocks_a_multiprocessor, query_block.
 void plan(int sequences, int length, int heads, int head_dim, int packed, int causal,
           const int32_t* limits, int32_t* plan_out) {
     AttentionParams p{};
@@ -32,7 +32,8 @@ void plan(int sequences, int length, int heads, int head_dim, int packed, int ca
                               made.kept_rows,
                               made.keeps_all,
                               made.shared_bytes,
-                              made.blocks_a_multiprocessor};
+                              made.blocks_a_multiprocessor,
+                              made.query_block};
     std::copy(std::begin(values), std::end(values), plan_out);
 }
 
