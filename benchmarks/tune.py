@@ -21,7 +21,8 @@ from triton.runtime.errors import OutOfResources
 from benchmarks.gpu.context import Context
 from clipfast.kernels import configs
 from clipfast.kernels.attention import attention
-from clipfast.kernels.configs import AttentionTile, Tile, hardware_of
+from clipfast.kernels.configs import AttentionTile, Tile
+from clipfast.kernels.hardware import hardware_of
 from clipfast.kernels.linear import linear
 
 Candidate = tuple[str, dict[str, object], Callable[[], torch.Tensor]]

@@ -19,8 +19,9 @@ import triton
 import triton.language as tl
 
 from clipfast.errors import ConfigurationError
-from clipfast.kernels.configs import AttentionTile, Hardware, attention_tile, hardware_of
+from clipfast.kernels.configs import AttentionTile, attention_tile
 from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
+from clipfast.kernels.hardware import Hardware, hardware_of
 from clipfast.kernels.operands import check_matrix, flat_output, unsupported_dtype
 
 MIN_HEAD_DIM, MAX_HEAD_DIM = 16, 128

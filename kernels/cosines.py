@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 
 from clipfast.errors import ConfigurationError
-from clipfast.kernels.configs import Hardware, Tile
+from clipfast.kernels.configs import Tile
+from clipfast.kernels.hardware import Hardware
 from clipfast.kernels.operands import check_matrix
 
 

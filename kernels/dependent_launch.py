@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from clipfast.kernels.configs import Hardware
+from clipfast.kernels.hardware import Hardware
 
 
 @triton.jit

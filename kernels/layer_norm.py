@@ -17,8 +17,9 @@ import triton
 import triton.language as tl
 
 from clipfast.errors import ConfigurationError
-from clipfast.kernels.configs import Hardware, hardware_of, row_warps
+from clipfast.kernels.configs import row_warps
 from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
+from clipfast.kernels.hardware import Hardware, hardware_of
 from clipfast.kernels.operands import (
     check_matrix,
     check_vector,

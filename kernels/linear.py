@@ -22,8 +22,9 @@ import triton.language as tl
 
 from clipfast.errors import ConfigurationError
 from clipfast.kernels.activations import ACTIVATIONS, activate, compiled_activation
-from clipfast.kernels.configs import GROUP_M, Hardware, Tile, hardware_of, linear_split, linear_tile
+from clipfast.kernels.configs import GROUP_M, Tile, linear_split, linear_tile
 from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
+from clipfast.kernels.hardware import Hardware, hardware_of
 from clipfast.kernels.linear_split import launch_split
 from clipfast.kernels.operands import (
     check_matrix,

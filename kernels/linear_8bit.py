@@ -23,8 +23,9 @@ import triton.language as tl
 
 from clipfast.errors import ConfigurationError
 from clipfast.kernels.activations import ACTIVATIONS, activate, compiled_activation
-from clipfast.kernels.configs import GROUP_M, Hardware, Tile, hardware_of, linear_8bit_tile
+from clipfast.kernels.configs import GROUP_M, Tile, linear_8bit_tile
 from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
+from clipfast.kernels.hardware import Hardware, hardware_of
 from clipfast.kernels.layer_norm import QUANTISED_LIMIT
 from clipfast.kernels.linear import finish, tile_position
 from clipfast.kernels.operands import (

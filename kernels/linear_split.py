@@ -18,8 +18,9 @@ import triton
 import triton.language as tl
 
 from clipfast.kernels.activations import activate
-from clipfast.kernels.configs import Hardware, Split, row_warps
+from clipfast.kernels.configs import Split, row_warps
 from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
+from clipfast.kernels.hardware import Hardware
 from clipfast.kernels.operands import described, has_aligned_rows, row_stride
 
 

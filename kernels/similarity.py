@@ -18,8 +18,9 @@ import torch
 import triton
 import triton.language as tl
 
-from clipfast.kernels.configs import SCAN, SOFTMAX_KEYS, SOFTMAX_WARPS, Hardware, hardware_of
+from clipfast.kernels.configs import SCAN, SOFTMAX_KEYS, SOFTMAX_WARPS
 from clipfast.kernels.cosines import check_pair, cosine_block, inverse_norms, slices_of
+from clipfast.kernels.hardware import Hardware, hardware_of
 from clipfast.kernels.operands import flat_output, row_stride, unsupported_dtype
 
 LOG2_E = tl.constexpr(1.4426950408889634)

@@ -17,8 +17,9 @@ import triton
 import triton.language as tl
 
 from clipfast.errors import ConfigurationError
-from clipfast.kernels.configs import TOP_K, Hardware, hardware_of
+from clipfast.kernels.configs import TOP_K
 from clipfast.kernels.cosines import check_pair, cosine_block, inverse_norms, slices_of
+from clipfast.kernels.hardware import Hardware, hardware_of
 from clipfast.kernels.operands import unsupported_dtype
 
 MAX_KEPT = 128

@@ -13,7 +13,8 @@ from benchmarks.compiled.triton_kernels import MULTIPROCESSORS
 from clipfast.config import ARCHITECTURES, ModelConfig, VisionTransformerConfig
 from clipfast.kernels.attention import attention, tree_attention
 from clipfast.kernels.attention_pool import attention_pool
-from clipfast.kernels.configs import Hardware, linear_tile
+from clipfast.kernels.configs import linear_tile
+from clipfast.kernels.hardware import Hardware
 from clipfast.kernels.layer_norm import layer_norm
 from clipfast.kernels.linear import linear
 from clipfast.kernels.linear_8bit import linear_8bit, unsupported_reason

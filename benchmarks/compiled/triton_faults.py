@@ -13,7 +13,8 @@ from benchmarks.compiled.triton_cases import Case, cases, meta
 from benchmarks.compiled.triton_gates import gates
 from benchmarks.compiled.triton_kernels import Compiled, compile_calls, inspect_ptx
 from clipfast.kernels import configs
-from clipfast.kernels.configs import Hardware, Tile
+from clipfast.kernels.configs import Tile
+from clipfast.kernels.hardware import Hardware
 from clipfast.kernels.linear import linear
 from clipfast.kernels.linear_8bit import linear_8bit
 

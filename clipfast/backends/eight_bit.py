@@ -155,7 +155,7 @@ def unsupported_reason(ops: Ops, device: torch.device, precision: str) -> str | 
         return f"backend {ops.name!r} has no {precision} kernels; Triton's run on GPUs; else use fp32, bf16 or auto"
     if device.type != "cuda":
         return None
-    from clipfast.kernels.configs import hardware_of
+    from clipfast.kernels.hardware import hardware_of
     from clipfast.kernels.linear_8bit import unsupported_reason as of_architecture
 
     return of_architecture(CODES[precision], hardware_of(device).architecture)

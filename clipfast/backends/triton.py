@@ -22,7 +22,7 @@ def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     """None when the kernels can serve tensors of this device and dtype, else the sentence why not."""
     if importlib.util.find_spec("triton") is None:
         return _NOT_INSTALLED
-    from clipfast.kernels.configs import hardware_of
+    from clipfast.kernels.hardware import hardware_of
     from clipfast.kernels.operands import unsupported_dtype
 
     if device.type == "cpu" and not _interpreted():

@@ -65,12 +65,11 @@ def test_doctor_tells_what_is_wrong_with_the_backend_that_was_asked_for(monkeypa
 )
 def test_doctor_tells_what_a_gpu_multiplies(architecture, served, monkeypatch):
     """On a GPU that this machine need not have: where Triton serves, its architecture decides."""
-    from clipfast.kernels.configs import (
-        hardware_of,
-    )  # imports Triton, whose interpreter tests/kernels chooses
+    # Imports the kernels' package, and Triton's interpreter is tests/kernels' to choose.
+    from clipfast.kernels.hardware import hardware_of
 
     hardware = replace(hardware_of(torch.device("cpu")), architecture=architecture)
-    monkeypatch.setattr("clipfast.kernels.configs.hardware_of", lambda device: hardware)
+    monkeypatch.setattr("clipfast.kernels.hardware.hardware_of", lambda device: hardware)
     monkeypatch.setattr("clipfast.loading.compute_dtype", lambda *_: torch.bfloat16)
     monkeypatch.setattr("clipfast.loading.select_ops", lambda *_, **__: triton.make_ops())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

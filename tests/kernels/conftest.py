@@ -40,7 +40,7 @@ if not ON_GPU:
         importlib.import_module(f"clipfast.kernels.{name}")
     del os.environ["TRITON_INTERPRET"]
 
-from clipfast.kernels.configs import Hardware, hardware_of  # noqa: E402
+from clipfast.kernels.hardware import Hardware, hardware_of  # noqa: E402
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from clipfast.backends.reference import attention as reference
 from clipfast.backends.reference import tree_attention as reference_tree
 from clipfast.errors import ConfigurationError
 from clipfast.kernels.attention import attention, tree_attention
-from clipfast.kernels.configs import Hardware
+from clipfast.kernels.hardware import Hardware
 from clipfast.ops import PrefixTree
 from tests.kernels.parity import DTYPES, Canary, Operands, assert_parity, strided
 

@@ -11,14 +11,9 @@ import torch
 from benchmarks.gpu.context import Context
 from benchmarks.tune import attention_candidates, linear_candidates, timed
 from clipfast.kernels import configs
-from clipfast.kernels.configs import (
-    FAMILIES,
-    Hardware,
-    attention_tile,
-    linear_8bit_tile,
-    linear_tile,
-)
+from clipfast.kernels.configs import attention_tile, linear_8bit_tile, linear_tile
 from clipfast.kernels.dependent_launch import dependent_launch
+from clipfast.kernels.hardware import FAMILIES, INTERPRETER, Hardware, hardware_of
 
 
 @pytest.mark.parametrize(
@@ -120,7 +115,7 @@ def test_kernels_start_under_the_one_before_from_90_on(architecture: int) -> Non
 
 
 def test_tensors_on_the_cpu_have_the_interpreters_hardware() -> None:
-    assert configs.hardware_of(torch.device("cpu")) == configs.INTERPRETER
+    assert hardware_of(torch.device("cpu")) == INTERPRETER
 
 
 def test_tuning_tries_tiles_and_leaves_the_tables_alone(device: torch.device) -> None:

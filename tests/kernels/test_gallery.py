@@ -7,7 +7,7 @@ import torch
 
 from clipfast.backends import reference
 from clipfast.errors import ConfigurationError
-from clipfast.kernels.configs import Hardware
+from clipfast.kernels.hardware import Hardware
 from clipfast.kernels.similarity import log_sum_exp, similarity
 from clipfast.kernels.top_k import MAX_KEPT, top_k
 from tests.kernels.parity import DTYPES, Canary, Operands, assert_parity, strided

@@ -9,7 +9,7 @@ from clipfast.backends.reference import REFERENCE
 from clipfast.backends.reference import linear as reference
 from clipfast.backends.triton import make_ops
 from clipfast.errors import ConfigurationError
-from clipfast.kernels.configs import Hardware
+from clipfast.kernels.hardware import Hardware
 from clipfast.kernels.linear import ACTIVATIONS, linear
 from tests.kernels.parity import DTYPES, Canary, Operands, assert_parity, strided
 from tests.tolerances import (

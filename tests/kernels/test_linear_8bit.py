@@ -7,7 +7,7 @@ import torch
 
 from clipfast.backends.reference import linear as reference
 from clipfast.errors import ConfigurationError
-from clipfast.kernels.configs import Hardware, hardware_of
+from clipfast.kernels.hardware import Hardware, hardware_of
 from clipfast.kernels.layer_norm import layer_norm
 from clipfast.kernels.linear_8bit import FP8, INT8, linear_8bit, unsupported_reason
 from tests.kernels.parity import Canary, Operands, assert_parity

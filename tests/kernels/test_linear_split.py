@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from clipfast.backends.reference import linear as reference
-from clipfast.kernels.configs import Hardware, linear_split
+from clipfast.kernels.configs import linear_split
+from clipfast.kernels.hardware import Hardware
 from clipfast.kernels.linear import ACTIVATIONS, linear
 from tests.kernels.parity import Canary, Operands, assert_parity, strided
 from tests.tolerances import FOLDED_NORM_ERROR_FACTOR, ROW_SUMS_RELATIVE

@@ -17,7 +17,7 @@ from clipfast.backends import reference
 from clipfast.config import ARCHITECTURES, VisionTransformerConfig
 from clipfast.kernels.attention import attention
 from clipfast.kernels.attention_pool import attention_pool
-from clipfast.kernels.configs import hardware_of
+from clipfast.kernels.hardware import hardware_of
 from clipfast.kernels.layer_norm import layer_norm
 from clipfast.kernels.linear import linear
 from clipfast.kernels.linear_8bit import FP8, linear_8bit, unsupported_reason
