@@ -24,6 +24,7 @@ def session(*options):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_save_then_check(tmp_path):
     cell = ("-k", "test_similarity and 1000-fp32-1-torch", "--bench-pairs", "2", "--bench-results")
     missing = session(*cell, str(tmp_path), "--bench-check")

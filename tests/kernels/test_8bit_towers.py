@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ from tests.kernels.test_triton_backend import TEXTS
 from tests.kernels.towers import packed
 from tests.random_weights import random_weights, tiny, with_outliers
 from tests.tolerances import EIGHT_BIT_TOWER_CENTRED, EIGHT_BIT_TOWER_COSINE
-from tests.weights import save_as
+from tests.weights import Weights, save_as
 
 BF16 = torch.bfloat16
 CPU = torch.device("cpu")
@@ -64,18 +65,34 @@ def cosines(rows: torch.Tensor, truth: torch.Tensor) -> float:
     return F.cosine_similarity(rows.cpu().double(), truth.double(), dim=-1).min().item()
 
 
+@cache
+def random_towers(activation: str, outliers: bool) -> tuple[ModelConfig, Weights]:
+    config = deep(activation)
+    weights = random_weights(config, seed=3)
+    return config, with_outliers(weights) if outliers else weights
+
+
+@cache
+def rows_in_float64_and_bf16(
+    tower: str, activation: str, outliers: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    config, weights = random_towers(activation, outliers)
+    run = runs(config, CPU)[tower]
+    return (
+        run(fold(weights, config, torch.float64), REFERENCE),
+        run(fold(weights, config, BF16), REFERENCE),
+    )
+
+
 @PRECISIONS
 @pytest.mark.parametrize("tower", ["images", "texts"])
 @pytest.mark.parametrize(
     ("activation", "outliers"), [("quick_gelu", True), ("gelu", True), ("quick_gelu", False)]
 )
 def test_cosine_to_float64(tower: str, activation: str, outliers: bool, precision: str) -> None:
-    config = deep(activation)
-    weights = random_weights(config, seed=3)
-    weights = with_outliers(weights) if outliers else weights
+    config, weights = random_towers(activation, outliers)
     run = runs(config, CPU)[tower]
-    truth = run(fold(weights, config, torch.float64), REFERENCE)
-    rows_bf16 = run(fold(weights, config, BF16), REFERENCE)
+    truth, rows_bf16 = rows_in_float64_and_bf16(tower, activation, outliers)
     of_bf16 = cosines(rows_bf16, truth)
     ops = ops_in_8_bits(REFERENCE, PlainKernels(CODES[precision]), precision)
     narrow = fold(weights, config, BF16, quantise=ops.quantise)
