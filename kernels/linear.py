@@ -27,6 +27,7 @@ from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previou
 from clipfast.kernels.hardware import Hardware, hardware_of
 from clipfast.kernels.linear_split import launch_split
 from clipfast.kernels.operands import (
+    LinearOperands,
     check_matrix,
     check_vector,
     described,
@@ -219,41 +220,29 @@ def linear(
     split = linear_split(bits, rows, columns, depth, hardware)
     parts = triton.cdiv(columns, tile.n) if split is None else 1
     sums = x.new_empty(rows, 2 * parts, dtype=torch.float32) if return_sums else None
-    operands = (x, weight, bias, residual, row_sums)
     if rows and columns:
+        operands = LinearOperands(
+            y, copy, sums, x, weight, bias, residual, row_sums, activation, eps
+        )
         if split is None:
-            _launch(tile, hardware, y, copy, sums, *operands, activation=activation, eps=eps)
+            _launch(tile, hardware, operands)
         else:
-            launch_split(split, hardware, y, copy, sums, *operands, activation=activation, eps=eps)
+            launch_split(split, hardware, operands)
     return y, sums
 
 
-def _launch(
-    tile: Tile,
-    hardware: Hardware,
-    y: torch.Tensor,
-    copy: torch.Tensor | None,
-    sums: torch.Tensor | None,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    residual: torch.Tensor | None,
-    row_sums: torch.Tensor | None,
-    *,
-    activation: str | None,
-    eps: float,
-) -> None:
-    (rows, depth), columns = x.shape, weight.shape[0]
+def _launch(tile: Tile, hardware: Hardware, o: LinearOperands) -> None:
+    (rows, depth), columns = o.x.shape, o.weight.shape[0]
     programs = min(
         hardware.multiprocessors, triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n)
     )
-    slice_n = tile.slice_n if copy is None else tile.copy_slice_n
-    stages = tile.stages + (tile.more_stages if residual is None else 0)
-    matrices: tuple[Any, ...] = (y, copy, x, weight, residual)
-    strides = map(row_stride, (y, x, weight, residual))
+    slice_n = tile.slice_n if o.copy is None else tile.copy_slice_n
+    stages = tile.stages + (tile.more_stages if o.residual is None else 0)
+    matrices: tuple[Any, ...] = (o.y, o.copy, o.x, o.weight, o.residual)
+    strides = map(row_stride, (o.y, o.x, o.weight, o.residual))
     descriptors = (
         hardware.has_descriptors
-        and x.dtype.itemsize == 2
+        and o.x.dtype.itemsize == 2
         and all(has_aligned_rows(matrix) for matrix in matrices)
     )
     if descriptors:
@@ -266,13 +255,13 @@ def _launch(
         matrices = tuple(map(described, matrices, blocks))
     y_tiles, copy_tiles, x_tiles, weight_tiles, residual_tiles = matrices
     _linear_kernel[(programs,)](
-        y_tiles, copy_tiles, sums, x_tiles, weight_tiles, bias, residual_tiles, row_sums,
-        *strides, eps, rows, columns, depth,
-        ACTIVATION=compiled_activation(activation, x.dtype), DESCRIPTORS=descriptors,
-        PARTS=0 if row_sums is None else row_sums.shape[1] // 2,
+        y_tiles, copy_tiles, o.sums, x_tiles, weight_tiles, o.bias, residual_tiles, o.row_sums,
+        *strides, o.eps, rows, columns, depth,
+        ACTIVATION=compiled_activation(o.activation, o.x.dtype), DESCRIPTORS=descriptors,
+        PARTS=0 if o.row_sums is None else o.row_sums.shape[1] // 2,
         BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, SLICE_N=slice_n, GROUP_M=GROUP_M,
         num_warps=tile.warps, num_stages=stages, enable_fp_fusion=True,
-        **dependent_launch(hardware, x.device),
+        **dependent_launch(hardware, o.x.device),
     )  # fmt: skip
 
 

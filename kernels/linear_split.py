@@ -21,7 +21,7 @@ from clipfast.kernels.activations import activate
 from clipfast.kernels.configs import Split, row_warps
 from clipfast.kernels.dependent_launch import dependent_launch, wait_for_previous
 from clipfast.kernels.hardware import Hardware
-from clipfast.kernels.operands import described, has_aligned_rows, row_stride
+from clipfast.kernels.operands import LinearOperands, described, has_aligned_rows, row_stride
 
 
 # One kernel for every M: no access is wider where it is a multiple of 16.
@@ -95,44 +95,30 @@ def _sum_kernel(
         tl.store(sums_ptr + 2 * row + 1, tl.sum(acc * acc, axis=0))
 
 
-def launch_split(
-    split: Split,
-    hardware: Hardware,
-    y: torch.Tensor,
-    copy: torch.Tensor | None,
-    sums: torch.Tensor | None,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    residual: torch.Tensor | None,
-    row_sums: torch.Tensor | None,
-    *,
-    activation: str | None,
-    eps: float,
-) -> None:
-    """`linear` of operands that it has checked; sums: (M, 2) or None, one part a row."""
+def launch_split(split: Split, hardware: Hardware, o: LinearOperands) -> None:
+    """`linear`; a row's sums have one part."""
     tile = split.tile
-    (rows, depth), columns = x.shape, weight.shape[0]
-    partial = torch.empty(split.parts, rows, columns, dtype=torch.float32, device=x.device)
-    operands: tuple[Any, ...] = (x, weight)
-    strides = map(row_stride, operands)
-    descriptors = hardware.has_descriptors and all(map(has_aligned_rows, operands))
+    (rows, depth), columns = o.x.shape, o.weight.shape[0]
+    partial = torch.empty(split.parts, rows, columns, dtype=torch.float32, device=o.x.device)
+    matrices: tuple[Any, ...] = (o.x, o.weight)
+    strides = map(row_stride, matrices)
+    descriptors = hardware.has_descriptors and all(map(has_aligned_rows, matrices))
     if descriptors:
-        operands = described(x, (tile.m, tile.k)), described(weight, (tile.n, tile.k))
-    pdl = dependent_launch(hardware, x.device)
+        matrices = described(o.x, (tile.m, tile.k)), described(o.weight, (tile.n, tile.k))
+    pdl = dependent_launch(hardware, o.x.device)
     tiles = triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n)
     _partial_kernel[(tiles, split.parts)](
-        partial, *operands, *strides, rows, columns, depth,
+        partial, *matrices, *strides, rows, columns, depth,
         triton.cdiv(triton.cdiv(depth, tile.k), split.parts) * tile.k,
         DESCRIPTORS=descriptors, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k,
         num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True, **pdl,
     )  # fmt: skip
-    parts = 0 if row_sums is None else row_sums.shape[1] // 2
+    parts = 0 if o.row_sums is None else o.row_sums.shape[1] // 2
     block = triton.next_power_of_2(columns)
     _sum_kernel[(rows,)](
-        y, copy, sums, partial, bias, residual, row_sums,
-        row_stride(y), row_stride(residual), parts, eps, rows, columns, depth,
-        SPLITS=split.parts, ACTIVATION=activation,
+        o.y, o.copy, o.sums, partial, o.bias, o.residual, o.row_sums,
+        row_stride(o.y), row_stride(o.residual), parts, o.eps, rows, columns, depth,
+        SPLITS=split.parts, ACTIVATION=o.activation,
         PARTS=triton.next_power_of_2(max(1, parts)), BLOCK_N=block,
         num_warps=max(4, row_warps(block)), enable_fp_fusion=True, **pdl,
     )  # fmt: skip

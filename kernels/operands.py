@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from clipfast.errors import ConfigurationError
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@dataclass(frozen=True)
+class LinearOperands:
+    """What `linear` was given, checked, and where its results go: y, copy (M, N), sums (M, 2P) for P parts of a row."""
+
+    y: torch.Tensor
+    copy: torch.Tensor | None
+    sums: torch.Tensor | None
+    x: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    residual: torch.Tensor | None
+    row_sums: torch.Tensor | None
+    activation: str | None
+    eps: float
 
 
 def check_matrix(

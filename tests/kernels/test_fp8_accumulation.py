@@ -53,8 +53,9 @@ class TensorCores(PlainKernels):
         dtype: torch.dtype,
     ) -> torch.Tensor:
         if x.scale.shape[1] > 1:
-            options = {"activation": activation, "residual": residual, "dtype": dtype}
-            return super().linear(x, weight, bias, **options)  # type: ignore[arg-type]
+            return super().linear(
+                x, weight, bias, activation=activation, residual=residual, dtype=dtype
+            )
         sums = accumulated(x.codes.float(), weight.codes.float(), self.bits)
         y = sums * x.scale * weight.scale[:, 0]
         y = reference.activate(y if bias is None else y + bias.float(), activation)
